@@ -1,0 +1,55 @@
+"""CIFAR-10 and CIFAR-100 through torchvision, which downloads them once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torchvision.datasets import CIFAR10, CIFAR100
+
+from data.pictures import InMemory, Pictures
+
+_NAMES_10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+
+
+class Cifar(Pictures):
+    """32x32 colour pictures (Krizhevsky 2009): 50,000 for training, 10,000 for validation, 10 or 100 classes.
+
+    root: where the archive is, or is put; download: fetch it if it is not there.
+    """
+
+    def __init__(self, root: str, num_classes: int, download: bool = True, **pictures: Any):
+        super().__init__(num_classes=num_classes, **pictures)
+        if num_classes not in (10, 100):
+            raise ValueError(f"data.num_classes of CIFAR must be 10 or 100, got {num_classes}")
+        self.root, self.download = Path(root).expanduser(), download
+        self._dataset = CIFAR10 if num_classes == 10 else CIFAR100
+
+    @property
+    def class_names(self) -> list[str]:
+        if self.num_classes == 10:
+            return _NAMES_10
+        return list(self._open(train=False).classes)
+
+    def prepare_data(self) -> None:
+        for train in (True, False):
+            self._open(train)
+
+    def load(self) -> tuple[InMemory, InMemory]:
+        train, validation = (self._read(self._open(part)) for part in (True, False))
+        return train, validation
+
+    def _open(self, train: bool) -> CIFAR10:
+        try:
+            return self._dataset(str(self.root), train=train, download=self.download)
+        except (RuntimeError, OSError) as error:
+            raise ValueError(
+                f"data.root={self.root} holds no complete CIFAR-{self.num_classes} and it could not be fetched "
+                f"({error}); point data.root at the folder that holds the extracted archive"
+            ) from error
+
+    @staticmethod
+    def _read(dataset: CIFAR10) -> InMemory:
+        images = torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous()  # [N, 3, 32, 32]
+        return InMemory(images, torch.tensor(dataset.targets))

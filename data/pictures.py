@@ -1,0 +1,178 @@
+"""What every data module is: labelled uint8 pictures, a global batch size, and facts the model is built from."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
+
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from data.order import EndlessOrder, Pick
+from data.pixels import Pixels
+
+
+class Batch(NamedTuple):
+    """images: [B, C, H, W], uint8 from the loader and model space after transfer; labels: [B]; index: [B] in the
+    split, to name a picture that made trouble."""
+
+    images: Tensor
+    labels: Tensor
+    index: Tensor
+
+
+class Split(Dataset[Batch], ABC):
+    """One split: pictures [C, H, W] in uint8 with labels 0 ... K - 1, read a batch at a time."""
+
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def read(self, index: int) -> Tensor:
+        """Picture `index`, uint8 [C, H, W]."""
+
+    def __getitems__(self, picks: list[Pick]) -> Batch:
+        images = [self.read(i).flip(-1) if mirrored else self.read(i) for i, mirrored in picks]
+        index = torch.tensor([i for i, _ in picks])
+        return Batch(torch.stack(images), self.labels[index], index)
+
+    def some(self, limit: int | None = None) -> list[int]:
+        """The first `limit` numbers of a fixed shuffle, or all in order."""
+        if limit is None or limit >= len(self):
+            return list(range(len(self)))
+        return torch.randperm(len(self), generator=torch.Generator().manual_seed(0))[:limit].tolist()
+
+    def tensors(self, limit: int | None = None) -> tuple[Tensor, Tensor]:
+        """The pictures uint8 [N, C, H, W] and their labels [N]; with a limit, those of `some`."""
+        batch = self.__getitems__([(i, False) for i in self.some(limit)])
+        return batch.images, batch.labels
+
+
+class InMemory(Split):
+    """A split that fits in memory: images uint8 [N, C, H, W], labels int64 [N]."""
+
+    def __init__(self, images: Tensor, labels: Tensor):
+        assert images.dtype == torch.uint8
+        assert images.ndim == 4
+        assert len(images) == len(labels)
+        self.images, self.labels = images, labels
+
+    def read(self, index: int) -> Tensor:
+        return self.images[index]
+
+
+def _as_is(batch: Any) -> Any:
+    return batch
+
+
+class Pictures(LightningDataModule, ABC):
+    """Base of all data modules.
+
+    image_size, channels and num_classes are declared in the configuration, where the model reads them, and checked
+    against the pictures in `setup`. batch_size is global: over all ranks and accumulated micro-batches of one
+    optimiser step. mirror: random horizontal flips in training. validation_images: the first so many of a fixed
+    shuffle of the validation split. seed: of the data order.
+    """
+
+    def __init__(
+        self,
+        image_size: int,
+        channels: int,
+        num_classes: int,
+        batch_size: int,
+        seed: int = 0,
+        mirror: bool = False,
+        num_workers: int = 0,
+        validation_images: int = 256,
+        validation_batch_size: int = 128,
+    ):
+        super().__init__()
+        for key, value in {"image_size": image_size, "channels": channels, "batch_size": batch_size}.items():
+            if value < 1:
+                raise ValueError(f"data.{key} must be at least 1, got {value}")
+        self.image_size, self.channels, self.num_classes = image_size, channels, num_classes
+        self.batch_size, self.seed, self.mirror, self.num_workers = batch_size, seed, mirror, num_workers
+        self.validation_images, self.validation_batch_size = validation_images, validation_batch_size
+        self.codec = Pixels()
+        self.train: Split | None = None
+        self.validation: Split | None = None
+
+    @property
+    @abstractmethod
+    def class_names(self) -> list[str]:
+        """One name per label, known before `setup`."""
+
+    @abstractmethod
+    def load(self) -> tuple[Split, Split]:
+        """The training and the validation split."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a checkpoint must know about the pictures, in plain containers."""
+        return {
+            "image_size": self.image_size,
+            "channels": self.channels,
+            "num_classes": self.num_classes,
+            "class_names": self.class_names,
+            "normalisation": self.codec.spec,
+        }
+
+    def setup(self, stage: str | None = None) -> None:
+        if self.train is not None:
+            return
+        names = self.class_names
+        if len(names) != self.num_classes:
+            raise ValueError(f"data.num_classes={self.num_classes}, but the pictures have {len(names)} classes")
+        train, validation = self.load()
+        shape = tuple(train.read(0).shape)
+        if shape != (self.channels, self.image_size, self.image_size):
+            raise ValueError(
+                f"data.channels={self.channels} and data.image_size={self.image_size}, "
+                f"but the pictures have shape {shape}"
+            )
+        self.train, self.validation = train, validation
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        assert self.train is not None
+        assert self.trainer is not None
+        forward_passes = self.trainer.world_size * self.trainer.accumulate_grad_batches
+        if self.batch_size % forward_passes:
+            raise ValueError(
+                f"data.batch_size={self.batch_size} is global and must be divisible by "
+                f"{self.trainer.world_size} processes x {self.trainer.accumulate_grad_batches} accumulated batches"
+            )
+        order = EndlessOrder(
+            pictures=len(self.train),
+            batch_size=self.batch_size // self.trainer.accumulate_grad_batches,
+            seed=self.seed,
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
+            mirror=self.mirror,
+            # Lightning has restored its loops by now: a resumed run goes on with the next batch.
+            start=self.trainer.fit_loop.total_batch_idx + 1,
+        )
+        return self._loader(self.train, order)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        assert self.validation is not None
+        size = self.validation_batch_size
+        picks = [(i, False) for i in self.validation.some(self.validation_images)]
+        return self._loader(self.validation, [picks[i : i + size] for i in range(0, len(picks), size)])
+
+    def _loader(self, split: Split, batches: Any) -> DataLoader[Batch]:
+        return DataLoader(
+            split,
+            batch_sampler=batches,
+            collate_fn=_as_is,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        # Pictures travel as bytes and become floats on the device.
+        return batch._replace(images=self.codec.encode(batch.images))

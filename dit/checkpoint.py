@@ -1,0 +1,107 @@
+"""WHAT IS SAVED AND HOW IT IS LOADED: a checkpoint tells everything sampling needs; nobody retypes it."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dit.diffusion import Denoiser, path_from_spec
+from dit.model import DiT
+
+_ENTRIES = ("state_dict", "ema", "passport")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A network ready to sample, with its passport. `weights` says which it has: "raw" or "ema <decay>"."""
+
+    network: DiT
+    denoiser: Denoiser
+    passport: dict[str, Any]
+    weights: str
+    step: int
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one sample."""
+        return self.network.channels, self.network.image_size, self.network.image_size
+
+    @property
+    def class_names(self) -> list[str]:
+        """One name per label of the network; empty where it is unconditional."""
+        return self.passport["data"]["class_names"][: self.network.num_classes]
+
+    def labels(self, classes: Sequence[int | str] | None, per_class: int) -> list[int] | None:
+        """`per_class` labels of each of `classes` (labels or names; all if None), class by class.
+
+        None for an unconditional network. Raises ValueError for an unknown class or per_class < 1.
+        """
+        if per_class < 1:
+            raise ValueError(f"per_class must be at least 1, got {per_class}")
+        names = self.class_names
+        if not names:
+            if classes is not None:
+                raise ValueError(f"classes={list(classes)} cannot be asked of an unconditional model")
+            return None
+        if classes is None:
+            classes = range(len(names))
+        if not classes:
+            raise ValueError("classes must name at least one class, got []")
+        return [label for given in classes for label in [_label(given, names)] * per_class]
+
+
+def _label(given: int | str, names: list[str]) -> int:
+    if isinstance(given, int) and 0 <= given < len(names):
+        return given
+    if isinstance(given, str) and given in names:
+        return names.index(given)
+    shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+    raise ValueError(f"classes must be labels 0 to {len(names) - 1} or names of {shown}; got {given!r}")
+
+
+def load(file: str | Path, weights: str = "ema", device: str | torch.device = "cpu") -> Loaded:
+    """Rebuild network and denoiser from a training checkpoint, in evaluation mode on `device`.
+
+    weights: "ema" (the first decay), "raw", or one of the decays, such as "0.999".
+
+    Raises ValueError, in one sentence, for a file that is missing, truncated, of another kind, or without `weights`.
+    """
+    contents = read(file)
+    passport, averages = contents["passport"], contents["ema"]["averages"]
+    decays = list(averages)
+    if weights == "raw":
+        prefix = "network."
+        state = {k.removeprefix(prefix): v for k, v in contents["state_dict"].items() if k.startswith(prefix)}
+    elif weights == "ema" or str(weights) in averages:
+        chosen = decays[0] if weights == "ema" else str(weights)
+        state, weights = averages[chosen], f"ema {chosen}"
+    else:
+        raise ValueError(f"weights must be ema, raw or one of {', '.join(decays)}, got {weights!r}")
+    network = DiT(**passport["model"])
+    network.load_state_dict(state)
+    network.eval().requires_grad_(False).to(device)
+    denoiser = Denoiser(network, path_from_spec(passport["path"]), passport["kind"], network.trained_null_label)
+    return Loaded(network, denoiser, passport, weights, contents.get("global_step", 0))
+
+
+def read(file: str | Path) -> dict[str, Any]:
+    """The plain containers of a checkpoint, on the CPU. ValueError for anything that is not one of ours."""
+    file = Path(file)
+    if not file.is_file():
+        raise ValueError(f"checkpoint={file} does not exist; give the path of a .ckpt file that train.py wrote")
+    try:
+        contents = torch.load(file, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, KeyError, pickle.UnpicklingError) as error:
+        raise ValueError(
+            f"checkpoint={file} cannot be read ({file.stat().st_size:,} bytes): it is truncated or no checkpoint"
+        ) from error
+    if not isinstance(contents, dict) or not all(entry in contents for entry in _ENTRIES):
+        raise ValueError(
+            f"checkpoint={file} is of another kind: it has no {', '.join(_ENTRIES)} as train.py writes them"
+        )
+    return contents

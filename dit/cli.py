@@ -1,0 +1,67 @@
+"""WHAT THE THREE SCRIPTS SHARE: one-sentence errors, the device, and a config's way into plain containers."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import hydra
+import torch
+from hydra.errors import InstantiationException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+
+def entry(config_name: str, resolvers: dict[str, Callable[..., Any]] | None = None) -> Callable[..., Any]:
+    """`hydra.main` on the configs/ beside the script, in which a user's mistake ends in one sentence and exit code 2.
+
+    A mistake is a ValueError, a FloatingPointError, or what Hydra and OmegaConf raise; anything else is a bug of ours
+    and keeps its traceback, as does everything under HYDRA_FULL_ERROR=1. resolvers: `${name:...}` for the configs.
+    """
+    for name, resolver in (resolvers or {}).items():
+        OmegaConf.register_new_resolver(name, resolver, replace=True)
+
+    def decorate(main: Callable[[DictConfig], None]) -> Callable[[], None]:
+        @functools.wraps(main)
+        def checked(config: DictConfig) -> None:
+            try:
+                main(config)
+            except (ValueError, FloatingPointError, InstantiationException, OmegaConfBaseException) as error:
+                if os.environ.get("HYDRA_FULL_ERROR", "0") == "1":
+                    raise
+                sys.stderr.write(f"error: {sentence(error)}\n")
+                raise SystemExit(2) from None
+
+        return hydra.main(version_base="1.3", config_path="configs", config_name=config_name)(checked)
+
+    return decorate
+
+
+def sentence(error: BaseException) -> str:
+    """The innermost message of a chain, in one line: Hydra wraps what a constructor raised."""
+    while error.__cause__ is not None and isinstance(error, InstantiationException | OmegaConfBaseException):
+        error = error.__cause__
+    return " ".join(str(error).split())
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """The resolved configuration in plain containers."""
+    result = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    assert isinstance(result, dict)
+    return {str(key): value for key, value in result.items()}
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is the GPU if there is one, else the CPU; other names go to torch. ValueError if it is not there."""
+    if name == "auto":
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        return accelerator or torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device must be auto, cpu or a device of this machine, got {name!r}") from error
+    return device

@@ -1,0 +1,24 @@
+"""THE FORWARD PROCESS: paths, predictions, denoisers, training times and losses. Torch only; knows no network class."""
+
+from dit.diffusion.denoiser import Denoiser, Network
+from dit.diffusion.loss import MSE
+from dit.diffusion.path import Coefficients, DiscreteVP, GaussianPath, LinearFlow, path_from_spec
+from dit.diffusion.prediction import KINDS, Kind, Prediction
+from dit.diffusion.times import LogitNormal, TimeDistribution, Uniform
+
+__all__ = [
+    "KINDS",
+    "MSE",
+    "Coefficients",
+    "Denoiser",
+    "DiscreteVP",
+    "GaussianPath",
+    "Kind",
+    "LinearFlow",
+    "LogitNormal",
+    "Network",
+    "Prediction",
+    "TimeDistribution",
+    "Uniform",
+    "path_from_spec",
+]

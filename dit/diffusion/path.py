@@ -1,0 +1,190 @@
+"""The forward process: x_t = alpha(t) x0 + sigma(t) eps. t = 0 is data, t = 1 is noise, and t rises with noise."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """alpha, sigma and their time derivatives at some t, each of t's shape."""
+
+    alpha: Tensor
+    sigma: Tensor
+    d_alpha: Tensor
+    d_sigma: Tensor
+
+    def like(self, x: Tensor) -> Coefficients:
+        """The same numbers in x's dtype and device, shaped to broadcast over x [B, *D]."""
+
+        def fit(c: Tensor) -> Tensor:
+            # 0-dim numbers stay where they are: PyTorch reads them from the CPU without a copy to the device.
+            c = c.to(x.dtype) if c.ndim == 0 else c.to(x.dtype).to(x.device)
+            return c.reshape(c.shape + (1,) * (x.ndim - c.ndim)) if c.ndim else c
+
+        return Coefficients(fit(self.alpha), fit(self.sigma), fit(self.d_alpha), fit(self.d_sigma))
+
+
+class GaussianPath(ABC):
+    """A Gaussian probability path (Kingma et al. 2021, section 2; Lipman et al. 2023, section 4).
+
+    A leaf says what alpha and sigma are and how to invert the log-SNR; everything else follows from that.
+    """
+
+    @abstractmethod
+    def coefficients(self, t: Tensor) -> Coefficients:
+        """alpha, sigma and d/dt of both at t in [0, 1], any shape, in t's dtype."""
+
+    @abstractmethod
+    def t_from_log_snr(self, log_snr: Tensor) -> Tensor:
+        """The t at which 2 ln(alpha/sigma) equals `log_snr`; clamped to [0, 1]."""
+
+    @abstractmethod
+    def network_time(self, t: Tensor) -> Tensor:
+        """The number the network is told at t."""
+
+    @property
+    @abstractmethod
+    def spec(self) -> dict[str, Any]:
+        """Plain containers from which `path_from_spec` rebuilds this path."""
+
+    def interpolate(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        """x_t for data x0 [B, *D], noise eps [B, *D] and t [B] or scalar."""
+        c = self.coefficients(t).like(x0)
+        return c.alpha * x0 + c.sigma * eps  # [B, *D]
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        """2 ln(alpha/sigma): +inf where there is no noise, -inf where there is no signal."""
+        c = self.coefficients(t)
+        return 2 * (c.alpha.log() - c.sigma.log())
+
+
+@dataclass(frozen=True)
+class LinearFlow(GaussianPath):
+    """Rectified flow: alpha = 1 - t, sigma = t (Liu et al. 2023; Lipman et al. 2023, eq. 20).
+
+    `time_scale` stretches t before the sinusoidal time embedding, whose frequencies were made for integer steps.
+    """
+
+    time_scale: float = 1000.0
+
+    def coefficients(self, t: Tensor) -> Coefficients:
+        one = torch.ones_like(t)
+        return Coefficients(1 - t, t, -one, one)
+
+    def t_from_log_snr(self, log_snr: Tensor) -> Tensor:
+        return torch.sigmoid(-log_snr / 2)
+
+    def network_time(self, t: Tensor) -> Tensor:
+        return self.time_scale * t
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        return {"name": "LinearFlow", "time_scale": self.time_scale}
+
+
+class DiscreteVP(GaussianPath):
+    """Variance-preserving diffusion on a table of betas (Ho et al. 2020), read at any t.
+
+    Index i of the table has i + 1 betas applied, so it sits at t = (i + 1) / T, and t = 0 is clean data. Between two
+    indices ln(sigma/alpha) is linear in the index (the convention of k-diffusion); below index 0 sigma/alpha itself
+    is linear, so that t = 0 is exact. At a knot the derivative is the one from the right, at the last from the left.
+    The network is told the index T t - 1.
+    """
+
+    def __init__(self, betas: Sequence[float], recipe: dict[str, Any] | None = None):
+        """`betas`: T >= 2 numbers in (0, 1). `recipe` is how a constructor below made them, kept for `spec`."""
+        table = torch.tensor(list(betas), dtype=torch.float64)
+        if len(table) < 2 or not bool(((table > 0) & (table < 1)).all()):
+            raise ValueError(f"betas must be at least two numbers inside (0, 1), got {len(table)} of them")
+        # u = sigma/alpha = sqrt(1/alpha_bar - 1), through expm1 so that the first entries keep their digits.
+        self._log_u = torch.expm1(-torch.log1p(-table).cumsum(0)).log() / 2
+        self._spec = recipe or {"name": "DiscreteVP", "betas": table.tolist()}
+        self.num_steps = len(table)
+
+    @classmethod
+    def linear(cls, steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> DiscreteVP:
+        """Linear betas of DDPM and DiT (Ho et al. 2020, section 4)."""
+        betas = torch.linspace(beta_start, beta_end, _at_least_two(steps), dtype=torch.float64)
+        recipe = {"name": "DiscreteVP.linear", "steps": steps, "beta_start": beta_start, "beta_end": beta_end}
+        return cls(betas.tolist(), recipe)
+
+    @classmethod
+    def scaled_linear(cls, steps: int = 1000, beta_start: float = 8.5e-4, beta_end: float = 0.012) -> DiscreteVP:
+        """Betas linear in their square root, as in latent diffusion (Rombach et al. 2022)."""
+        roots = torch.linspace(math.sqrt(beta_start), math.sqrt(beta_end), _at_least_two(steps), dtype=torch.float64)
+        recipe = {"name": "DiscreteVP.scaled_linear", "steps": steps, "beta_start": beta_start, "beta_end": beta_end}
+        return cls(roots.square().tolist(), recipe)
+
+    @classmethod
+    def cosine(cls, steps: int = 1000, offset: float = 0.008, max_beta: float = 0.999) -> DiscreteVP:
+        """Squared-cosine alpha_bar with clipped betas (Nichol and Dhariwal 2021, eq. 17)."""
+        t = torch.arange(_at_least_two(steps) + 1, dtype=torch.float64) / steps
+        alpha_bar = torch.cos((t + offset) / (1 + offset) * math.pi / 2).square()
+        betas = (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=max_beta)
+        recipe = {"name": "DiscreteVP.cosine", "steps": steps, "offset": offset, "max_beta": max_beta}
+        return cls(betas.tolist(), recipe)
+
+    def _table_and_index(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        # float64 throughout; Apple's GPUs have none, so there the few numbers of t take the CPU.
+        device = torch.device("cpu") if t.device.type == "mps" else t.device
+        if self._log_u.device != device:
+            self._log_u = self._log_u.to(device)
+        return self._log_u, t.to(device).double() * self.num_steps - 1
+
+    def coefficients(self, t: Tensor) -> Coefficients:
+        log_u, index = self._table_and_index(t)
+        left = index.floor().clamp(0, self.num_steps - 2).long()
+        slope = log_u[left + 1] - log_u[left]
+        on_table = torch.exp(log_u[left] + (index - left) * slope)
+        first = log_u[0].exp()
+        u = torch.where(index < 0, first * (index + 1), on_table)
+        d_u = torch.where(index < 0, first, on_table * slope) * self.num_steps
+        alpha = torch.rsqrt(1 + u.square())
+        values = (alpha, u * alpha, -(alpha**3) * u * d_u, alpha**3 * d_u)
+        return Coefficients(*(value.to(t.dtype).to(t.device) for value in values))
+
+    def t_from_log_snr(self, log_snr: Tensor) -> Tensor:
+        log_u, target = self._log_u.cpu(), (-log_snr.detach().cpu().double() / 2)
+        right = torch.searchsorted(log_u, target.contiguous()).clamp(1, self.num_steps - 1)
+        index = right - 1 + (target - log_u[right - 1]) / (log_u[right] - log_u[right - 1])
+        index = torch.where(target < log_u[0], torch.exp(target - log_u[0]) - 1, index)
+        return ((index + 1) / self.num_steps).clamp(0, 1).to(log_snr.dtype).to(log_snr.device)
+
+    def network_time(self, t: Tensor) -> Tensor:
+        return self.num_steps * t - 1
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        return self._spec
+
+
+def _at_least_two(steps: int) -> int:
+    if steps < 2:
+        raise ValueError(f"steps of a beta table must be at least 2, got {steps}")
+    return steps
+
+
+_PATHS: dict[str, Callable[..., GaussianPath]] = {
+    "LinearFlow": LinearFlow,
+    "DiscreteVP": DiscreteVP,
+    "DiscreteVP.linear": DiscreteVP.linear,
+    "DiscreteVP.scaled_linear": DiscreteVP.scaled_linear,
+    "DiscreteVP.cosine": DiscreteVP.cosine,
+}
+
+
+def path_from_spec(spec: dict[str, Any]) -> GaussianPath:
+    """The path that wrote `spec`. ValueError for a name this version does not know."""
+    arguments = dict(spec)
+    name = arguments.pop("name", None)
+    if name not in _PATHS:
+        raise ValueError(f"path {name!r} is unknown; known are {', '.join(_PATHS)}")
+    return _PATHS[name](**arguments)

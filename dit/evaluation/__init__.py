@@ -1,0 +1,16 @@
+"""SCORES, each printed with its protocol."""
+
+from dit.evaluation.classifier import Classifier, train_classifier
+from dit.evaluation.frechet import frechet_distance
+from dit.evaluation.report import Score, protocol_line, score_images, score_sampler, table
+
+__all__ = [
+    "Classifier",
+    "Score",
+    "frechet_distance",
+    "protocol_line",
+    "score_images",
+    "score_sampler",
+    "table",
+    "train_classifier",
+]

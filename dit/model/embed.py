@@ -1,0 +1,84 @@
+"""Pictures, positions, times and labels become tokens and vectors."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+
+def patchify(x: Tensor, patch_size: int) -> Tensor:
+    """[B, C, H, W] -> tokens [B, (H/p)(W/p), p p C], row by row."""
+    return rearrange(x, "b c (h p) (w q) -> b (h w) (p q c)", p=patch_size, q=patch_size)
+
+
+def unpatchify(tokens: Tensor, patch_size: int, height: int, width: int) -> Tensor:
+    """Inverse of `patchify` for a picture of height x width pixels."""
+    return rearrange(
+        tokens, "b (h w) (p q c) -> b c (h p) (w q)", p=patch_size, q=patch_size, h=height // patch_size,
+        w=width // patch_size,
+    )  # fmt: skip
+
+
+def sincos_positions(hidden_size: int, rows: int, columns: int) -> Tensor:
+    """Fixed 2-D sine-cosine positions [rows columns, hidden_size] (Chen et al. 2021, MoCo v3; He et al. 2022, MAE).
+
+    The first half of the channels tells the column, the second the row, each as [sin, cos] over hidden_size/4
+    frequencies from 1 down to about 1e-4: the order of published DiT weights. `hidden_size` must be a multiple of 4.
+    """
+    frequencies = 1e-4 ** (torch.arange(hidden_size // 4, dtype=torch.float64) / (hidden_size // 4))
+
+    def axis(position: Tensor) -> Tensor:
+        angle = position[:, None] * frequencies
+        return torch.cat([angle.sin(), angle.cos()], dim=1)  # [N, hidden_size/2]
+
+    row, column = torch.meshgrid(
+        torch.arange(rows, dtype=torch.float64), torch.arange(columns, dtype=torch.float64), indexing="ij"
+    )
+    return torch.cat([axis(column.flatten()), axis(row.flatten())], dim=1).float()  # [N, hidden_size]
+
+
+class TimeEmbed(nn.Module):
+    """Sinusoid of the network's time followed by an MLP (Ho et al. 2020; Peebles and Xie 2023).
+
+    The sinusoid is computed in float32 whatever the network runs in: time in bfloat16 would round 999 to 1000.
+    """
+
+    def __init__(self, hidden_size: int, frequency_channels: int = 256):
+        super().__init__()
+        self.frequency_channels = frequency_channels
+        self.enter = nn.Linear(frequency_channels, hidden_size)
+        self.silu = nn.SiLU()
+        self.leave = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, time: Tensor) -> Tensor:
+        # Computed here rather than kept as a buffer, which a network cast to bfloat16 would cast as well.
+        half = self.frequency_channels // 2
+        steps = torch.arange(half, device=time.device, dtype=torch.float32) / half
+        angle = time.float()[:, None] * torch.exp(-math.log(10_000) * steps)  # [B, F/2]
+        wave = torch.cat([angle.cos(), angle.sin()], dim=1)  # [B, F]
+        return self.leave(self.silu(self.enter(wave.to(self.enter.weight.dtype))))  # [B, W]
+
+
+class LabelEmbed(nn.Module):
+    """One row per class and, always, one more for "no class": row `num_classes`.
+
+    In training each label is replaced by the null label with probability `dropout`, sample by sample.
+    """
+
+    def __init__(self, num_classes: int, hidden_size: int, dropout: float):
+        super().__init__()
+        self.table = nn.Embedding(num_classes + 1, hidden_size)
+        self.num_classes, self.dropout = num_classes, dropout
+
+    def forward(self, labels: Tensor | None, batch: int, drop: Tensor | None = None) -> Tensor:
+        """labels: [B], or None for "no class" everywhere; drop: [B] bool, which to replace, drawn if not given."""
+        if labels is None or self.num_classes == 0:
+            labels = torch.full((batch,), self.num_classes, device=self.table.weight.device)  # [B]
+        elif drop is None and self.training and self.dropout > 0:
+            drop = torch.rand(batch, device=labels.device) < self.dropout  # [B]
+        if drop is not None:
+            labels = torch.where(drop, self.num_classes, labels)  # [B]
+        return self.table(labels)  # [B, W]

@@ -1,0 +1,52 @@
+"""WHAT IS WRITTEN: samples as a contact sheet, single PNGs or an npz, the protocol as JSON beside them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms.v2.functional import to_pil_image
+from torchvision.utils import make_grid
+
+
+def contact_sheet(images: Tensor, columns: int) -> Tensor:
+    """uint8 [N, C, H, W] -> one uint8 picture [3 or 1, H', W'], `columns` images a row.
+
+    Small images are enlarged by a whole factor to at least 48 pixels, so that a person can see them.
+    """
+    factor = max(1, -(-48 // images.shape[-1]))
+    large = images.repeat_interleave(factor, dim=-2).repeat_interleave(factor, dim=-1)
+    return make_grid(large, nrow=columns, padding=2, pad_value=255).to(torch.uint8)
+
+
+def write_samples(
+    out: Path,
+    images: Tensor,
+    labels: Sequence[int],
+    columns: int,
+    protocol: dict[str, Any],
+    form: Literal["png", "npz"] = "png",
+) -> list[Path]:
+    """Write grid.png and samples.json, and the images as PNGs or as samples.npz, into `out`; return what was written.
+
+    images: uint8 [N, C, H, W]; labels: N. npz holds `arr_0` (uint8 NHWC) and `arr_1` (labels), as the ADM evaluation
+    suite reads it. PNGs are named by index and label.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    sheet, protocol_file = out / "grid.png", out / "samples.json"
+    to_pil_image(contact_sheet(images, columns)).save(sheet)
+    written = [sheet]
+    if form == "npz":
+        written.append(out / "samples.npz")
+        np.savez(written[-1], images.permute(0, 2, 3, 1).numpy(), np.asarray(labels, dtype=np.int64))
+    else:
+        for index, (image, label) in enumerate(zip(images, labels, strict=True)):
+            written.append(out / f"{index:05d}_class{label}.png")
+            to_pil_image(image).save(written[-1])
+    protocol_file.write_text(json.dumps(protocol, indent=2, allow_nan=False) + "\n")
+    return [*written, protocol_file]

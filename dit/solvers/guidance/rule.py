@@ -1,0 +1,74 @@
+"""What a guidance rule is and what it may know about the step it is used in."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from dit.diffusion.path import GaussianPath
+from dit.diffusion.prediction import Prediction
+
+
+class Denoise(Protocol):
+    """What sampling needs of a denoiser: `dit.diffusion.Denoiser`, or anybody's callable with these two facts.
+
+    null_label: the label of "no class", None where the model has no unconditional prediction. labels=None asks for it.
+    """
+
+    path: GaussianPath
+    null_label: int | None
+
+    def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Prediction: ...
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """The step a prediction is made for; the same object for all stages of that step.
+
+    index of steps; t and t_next: scalars, start and end of the step; x: [B, *D] at the start; true_noise: [B, *D],
+    the unit-variance noise inside x.
+    """
+
+    index: int
+    steps: int
+    path: GaussianPath
+    t: Tensor
+    t_next: Tensor
+    x: Tensor
+    true_noise: Tensor
+
+    @property
+    def log_snr(self) -> float:
+        """Log-SNR at the start of the step; -inf at pure noise."""
+        return float(self.path.log_snr(self.t))
+
+    @property
+    def log_snr_next(self) -> float:
+        """Log-SNR at the end of the step; +inf at clean data."""
+        return float(self.path.log_snr(self.t_next))
+
+    @property
+    def signal(self) -> Tensor:
+        """The signal accumulated so far, y in x = alpha y + sigma true_noise [B, *D]; 0 where alpha is 0."""
+        c = self.path.coefficients(self.t).like(self.x)
+        if float(c.alpha) == 0:
+            return torch.zeros_like(self.x)
+        return (self.x - c.sigma * self.true_noise) / c.alpha
+
+
+class Guidance(ABC):
+    """Turns a denoiser into a guided one. Rules nest: a wrapper holds an inner rule and calls it."""
+
+    def check(self, denoiser: Denoise, labels: Tensor | None) -> None:
+        """ValueError, before the first network call, where this denoiser or these labels cannot be guided so."""
+        return None
+
+    @abstractmethod
+    def __call__(
+        self, denoise: Denoise, x: Tensor, t: Tensor, labels: Tensor | None, context: StepContext
+    ) -> Prediction:
+        """The guided prediction at a stage's own x [B, *D] and t (scalar); labels [B] or None."""

@@ -1,0 +1,18 @@
+"""LIGHTNING GLUE. Thin: knows all of dit, but no Hydra and no particular logger."""
+
+from dit.training.checkpoints import RenamedCheckpointIO, SaveCheckpoint
+from dit.training.ema import Ema
+from dit.training.module import DiTModule
+from dit.training.preview import Preview
+from dit.training.progress import TrainingProgress
+from dit.training.validation import LevelLoss
+
+__all__ = [
+    "DiTModule",
+    "Ema",
+    "LevelLoss",
+    "Preview",
+    "RenamedCheckpointIO",
+    "SaveCheckpoint",
+    "TrainingProgress",
+]

@@ -1,0 +1,140 @@
+"""The Lightning module: one training step, one validation step, one optimiser, and what a checkpoint holds."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from dit.diffusion import MSE, Denoiser, GaussianPath, Kind, TimeDistribution
+from dit.model import DiT
+from dit.training.ema import Ema
+from dit.training.validation import LevelLoss
+
+
+class DiTModule(LightningModule):
+    """Trains `network` to predict `kind` along `path`.
+
+    optimizer: parameters -> Optimizer; scheduler: Optimizer -> LRScheduler, stepped every optimiser step. facts: what
+    the checkpoint tells about the pictures; config: the run's configuration; both plain containers. seed: every draw of
+    a training step is a function of (seed, rank, batch). compile: a torch.compile backend, or None.
+    """
+
+    def __init__(
+        self,
+        network: DiT,
+        path: GaussianPath,
+        kind: Kind,
+        times: TimeDistribution,
+        loss: MSE,
+        optimizer: Callable[[Iterator[nn.Parameter]], Optimizer],
+        scheduler: Callable[[Optimizer], LRScheduler],
+        ema: Ema,
+        facts: dict[str, Any],
+        config: dict[str, Any] | None = None,
+        seed: int = 0,
+        compile: str | None = None,
+        validation: LevelLoss | None = None,
+    ):
+        super().__init__()
+        self.network = network
+        self.denoiser = Denoiser(network, path, kind, network.trained_null_label)
+        self.times, self.loss, self.ema, self.seed, self.compile_backend = times, loss, ema, seed, compile
+        self.level_loss = validation or LevelLoss()
+        self._optimizer, self._scheduler = optimizer, scheduler
+        self.passport: dict[str, Any] = {
+            "model": network.arguments,
+            "path": path.spec,
+            "kind": kind,
+            "data": facts,
+            "config": config or {},
+        }
+
+    def setup(self, stage: str) -> None:
+        if self.compile_backend is not None:
+            # In place: the state dict keeps the names of eager training.
+            self.network.compile(backend=self.compile_backend)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self._optimizer(self.network.parameters())
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._scheduler(optimizer), "interval": "step"}}
+
+    def on_fit_start(self) -> None:
+        self.ema.attach(self.network)
+
+    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
+        x0, labels, index = batch  # [B, C, H, W], [B], [B]
+        # One reseed covers times, noise, label dropout and whatever the network draws; nothing needs to be saved.
+        torch.manual_seed(step_seed(self.seed, self.global_rank, self.trainer.fit_loop.total_batch_idx))
+        t = self.times.sample(len(x0), x0.device)  # [B]
+        eps = torch.randn_like(x0)  # [B, C, H, W]
+        losses = self.losses(x0, labels, t, eps)  # [B]
+        self._stop_if_not_finite(losses, t, index)
+        loss = losses.mean()
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def losses(self, x0: Tensor, labels: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+        """Loss of each sample [B] at given times t [B] and noise eps [B, C, H, W]."""
+        x = self.denoiser.path.interpolate(x0, eps, t)  # [B, C, H, W]
+        return self.loss(self.denoiser(x, t, labels), x0, eps)  # [B]
+
+    def _stop_if_not_finite(self, losses: Tensor, t: Tensor, index: Tensor) -> None:
+        bad = ~losses.detach().isfinite()
+        if bool(bad.any()):
+            levels = ", ".join(f"{v:.2f}" for v in self.denoiser.path.log_snr(t[bad]).tolist())
+            pictures = ", ".join(map(str, index[bad].tolist()))
+            raise FloatingPointError(
+                f"the loss is not finite at step {self.global_step} (rank {self.global_rank}), at log-SNR {levels}, "
+                f"for pictures {pictures} of the training split; the weights were not updated"
+            )
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self.ema.update(self.network)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
+        x0, labels, index = batch
+        for name, weights in (("val", self.ema_weights()), ("val_raw", nullcontext())):
+            with weights:
+                losses = self.level_loss(self.denoiser, x0, labels, index)
+            by_level = {f"{name}/loss_log_snr{level:+g}": value for level, value in losses.items()}
+            mean = torch.stack(list(losses.values())).mean()
+            self.log_dict({f"{name}/loss": mean, **by_level}, batch_size=len(x0), sync_dist=True)
+
+    @contextmanager
+    def ema_weights(self) -> Iterator[None]:
+        """Inside, the network evaluates with the first average, in evaluation mode."""
+        training = self.network.training
+        self.network.eval()
+        try:
+            with self.ema.applied(self.network):
+                yield
+        finally:
+            self.network.train(training)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["ema"] = self.ema.state_dict()
+        checkpoint["passport"] = self.passport
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        theirs = checkpoint["passport"]
+        for key in ("model", "path", "kind"):
+            if theirs[key] != self.passport[key]:
+                raise ValueError(
+                    f"cannot resume: the checkpoint's {key} is {theirs[key]}, the configuration's {self.passport[key]}"
+                )
+        self.ema.load_state_dict(checkpoint["ema"])
+
+
+def step_seed(seed: int, rank: int, batch: int) -> int:
+    """63-bit seed of one training batch on one rank."""
+    digest = hashlib.blake2b(f"train:{seed}:{rank}:{batch}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1

@@ -1,0 +1,54 @@
+"""Score a checkpoint: `python evaluate.py checkpoint=PATH scales=[1,1.5]`, a row a guidance scale."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from rich.console import Console
+
+from data import codec_from_spec
+from dit.checkpoint import load
+from dit.cli import entry, pick_device, plain
+from dit.evaluation import protocol_line, score_images, score_sampler, table, train_classifier
+
+
+@entry("evaluate")
+def main(config: DictConfig) -> None:
+    options = plain(config)
+    device = pick_device(options["device"])
+    sampler = instantiate(config.sampler)
+    loaded = load(options["checkpoint"], options["weights"], device)
+    labels = loaded.labels(None, max(1, options["images"] // max(1, loaded.network.num_classes)))
+    if labels is None:
+        raise ValueError("class accuracy needs a class-conditional checkpoint; this one is unconditional")
+    codec = codec_from_spec(loaded.passport["data"]["normalisation"])
+    guidances = [replace(sampler.guidance, scale=scale) for scale in options["scales"]]
+    for guidance in guidances:
+        guidance.check(loaded.denoiser, torch.tensor(labels))
+
+    data = instantiate(loaded.passport["config"]["data"])
+    data.prepare_data()
+    data.setup()
+    train, held_out = (split.tensors(options["real_images"]) for split in (data.train, data.validation))
+    classifier = train_classifier(train, held_out, data.num_classes, Path(options["cache"]))
+    scores = [score_images("(real training pictures)", *train, held_out[0], classifier)]
+    for guidance in guidances:
+        sampler = replace(sampler, guidance=guidance)
+        scores.append(
+            score_sampler(loaded.denoiser, sampler, labels, loaded.shape, codec.decode, held_out[0], classifier, device)
+        )
+    console = Console(highlight=False, width=100)
+    console.print(table(scores))
+    line = protocol_line(classifier, len(labels), len(held_out[0]), sampler.seed, loaded.weights, sampler.spacing)
+    console.print(line)
+    if options["out"] is not None:
+        out = Path(options["out"])
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps({"protocol": line, "scores": [asdict(s) for s in scores]}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

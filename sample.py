@@ -1,0 +1,48 @@
+"""Sample a checkpoint: `python sample.py checkpoint=PATH classes=[3,7] per_class=8 guidance.scale=2 out=DIR`."""
+
+from pathlib import Path
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from data import codec_from_spec
+from dit.checkpoint import load
+from dit.cli import entry, pick_device, plain
+from dit.output import write_samples
+
+
+@entry("sample")
+def main(config: DictConfig) -> None:
+    options = plain(config)
+    device = pick_device(options["device"])
+    if options["format"] not in ("png", "npz"):
+        raise ValueError(f"format must be png or npz, got {options['format']!r}")
+    sampler = instantiate(config.sampler)
+    loaded = load(options["checkpoint"], options["weights"], device)
+    codec = codec_from_spec(loaded.passport["data"]["normalisation"])
+    labels = loaded.labels(options["classes"], options["per_class"])
+    count = len(labels) if labels is not None else options["per_class"]
+
+    batches = list(sampler.batches(loaded.denoiser, labels, loaded.shape, count, device))
+    images = torch.cat([codec.decode(batch.x0).cpu() for batch in batches])
+    protocol = {
+        **batches[0].spec,
+        "evaluations": batches[0].nfe.evaluations,
+        "network_rows_per_image": batches[0].nfe.rows,
+        "spacing": sampler.spacing,
+        "seed": sampler.seed,
+        "labels": labels,
+        "class_names": loaded.class_names,
+        "checkpoint": str(options["checkpoint"]),
+        "checkpoint_step": loaded.step,
+        "weights": loaded.weights,
+        "normalisation": codec.spec,
+    }
+    shown = labels if labels is not None else [0] * count
+    written = write_samples(Path(options["out"]), images, shown, options["per_class"], protocol, options["format"])
+    print(f"{count} images: {written[0]}")
+
+
+if __name__ == "__main__":
+    main()

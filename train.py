@@ -1,0 +1,52 @@
+"""Train a DiT: `python train.py experiment=digits`, any key of configs/ overridable; see README.md."""
+
+from operator import mul
+from pathlib import Path
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from data import folder_classes
+from dit.cli import entry, plain
+from dit.training import DiTModule, RenamedCheckpointIO
+
+
+@entry("train", resolvers={"count_classes": lambda root: len(folder_classes(root)), "times": mul})
+def main(config: DictConfig) -> None:
+    OmegaConf.resolve(config)
+    torch.manual_seed(config.seed)
+    torch.set_float32_matmul_precision(config.matmul_precision)
+    data = instantiate(config.data)
+    data.prepare_data()
+    data.setup()
+    module = DiTModule(
+        network=instantiate(config.model),
+        path=instantiate(config.diffusion.path),
+        kind=config.diffusion.kind,
+        times=instantiate(config.times),
+        loss=instantiate(config.loss),
+        optimizer=instantiate(config.optimizer),
+        scheduler=instantiate(config.scheduler),
+        ema=instantiate(config.ema),
+        facts=data.facts,
+        config=plain(config),
+        seed=config.seed,
+        compile=config.compile,
+    )
+    trainer = instantiate(
+        config.trainer,
+        callbacks=list(instantiate(config.callbacks).values()),
+        logger=list(instantiate(config.logger).values()),
+        plugins=[RenamedCheckpointIO()],
+    )
+    for logger in trainer.loggers:
+        logger.log_hyperparams(plain(config))
+    if config.resume is not None and not Path(config.resume).is_file():
+        raise ValueError(f"resume={config.resume} does not exist; give the path of a last.ckpt, or null to start anew")
+    trainer.fit(module, data, ckpt_path=config.resume, weights_only=True)
+    print(f"checkpoint: {config.callbacks.checkpoint.folder}/last.ckpt")
+
+
+if __name__ == "__main__":
+    main()
