@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dit.diffusion.path import GaussianPath
-from dit.diffusion.prediction import Prediction, check_kind
+from dit.diffusion.prediction import Kind, Prediction, check_kind
 
 Network = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
@@ -24,7 +24,8 @@ class Denoiser:
     """
 
     def __init__(self, network: Network, path: GaussianPath, kind: str, null_label: int | None = None):
-        self.network, self.path, self.kind, self.null_label = network, path, check_kind(kind), null_label
+        self.network, self.path, self.null_label = network, path, null_label
+        self.kind: Kind = check_kind(kind)
 
     def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Prediction:
         """x: [B, *D]; t: scalar or [B] in [0, 1]; labels: [B] or None for "no class" of every row.

@@ -1,0 +1,201 @@
+"""Pictures: what a module tells, what it refuses, and an order that depends on (seed, batch, rank) alone."""
+
+import pickle
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data import Cifar, Digits, Folder, Pixels, codec_from_spec, folder_classes
+from data.order import EndlessOrder
+
+DIGITS = {"image_size": 8, "channels": 1, "num_classes": 10, "batch_size": 64}
+
+
+def first(count, **changes):
+    arguments = {"pictures": 10, "batch_size": 4, "seed": 0, "rank": 0, "world_size": 1, "mirror": True}
+    return list(islice(EndlessOrder(**{**arguments, **changes}), count))
+
+
+def test_an_epoch_shows_every_picture_once_and_the_next_is_shuffled_anew():
+    flat = [index for batch in first(10) for index, _ in batch]
+    epochs = [flat[i : i + 10] for i in range(0, 40, 10)]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+
+
+@pytest.mark.parametrize("start", [1, 2, 7])
+def test_a_resumed_order_goes_on_where_it_stopped(start):
+    assert first(3, start=start) == first(start + 3)[start:]
+
+
+def test_ranks_share_the_global_batch():
+    whole = first(6)
+    halves = [first(6, rank=rank, world_size=2) for rank in (0, 1)]
+    assert [a + b for a, b in zip(*halves, strict=True)] == whole
+
+
+def test_order_depends_on_the_seed_and_mirrors_half():
+    assert first(3, seed=1) != first(3)
+    coins = [mirrored for batch in first(500) for _, mirrored in batch]
+    assert 0.45 < sum(coins) / len(coins) < 0.55
+    assert not any(mirrored for batch in first(20, mirror=False) for _, mirrored in batch)
+
+
+def test_pixels_round_trip_and_map_onto_minus_one_to_one():
+    every = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
+    for codec in (Pixels(), Pixels(mean=0.3, std=0.2)):
+        again = codec_from_spec(codec.spec)
+        assert torch.equal(again.decode(codec.encode(every)), every)
+    assert Pixels().encode(every).aminmax() == (-1, 1)
+    assert Pixels().decode(torch.tensor([[-3.0, 0.0, 3.0]])).tolist() == [[0, 128, 255]]
+    with pytest.raises(ValueError, match="normalisation 'Latents' is unknown"):
+        codec_from_spec({"name": "Latents"})
+
+
+def test_digits_split_is_fixed_and_stratified():
+    data, again = Digits(**DIGITS), Digits(**DIGITS, seed=9)
+    for module in (data, again):
+        module.setup()
+    assert (len(data.train), len(data.validation)) == (1437, 360)
+    assert torch.equal(data.train.images, again.train.images)
+    shares = [torch.bincount(split.labels, minlength=10) / len(split) for split in (data.train, data.validation)]
+    assert (shares[0] - shares[1]).abs().max() < 0.003
+    both = torch.cat([data.train.images, data.validation.images]).flatten(1)
+    assert (both.min(), both.max()) == (0, 255)
+    assert data.facts["class_names"] == list("0123456789")
+
+
+def test_declared_facts_are_checked_against_the_pictures():
+    with pytest.raises(ValueError, match=r"data\.num_classes=7, but the pictures have 10 classes"):
+        Digits(**{**DIGITS, "num_classes": 7}).setup()
+    with pytest.raises(ValueError, match=r"data\.image_size=16, but the pictures have shape \(1, 8, 8\)"):
+        Digits(**{**DIGITS, "image_size": 16}).setup()
+    with pytest.raises(ValueError, match=r"data\.batch_size must be at least 1, got 0"):
+        Digits(**{**DIGITS, "batch_size": 0})
+
+
+def test_validation_pictures_are_the_same_every_time():
+    data = Digits(**DIGITS, validation_images=50)
+    data.setup()
+    batches = [torch.cat([b.index for b in data.val_dataloader()]) for _ in range(2)]
+    assert torch.equal(*batches)
+    assert len(batches[0].unique()) == 50
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Three classes of small pictures of several shapes, modes and formats, as a user's folder has them."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 4), ("val", 2)):
+        for label, name in enumerate(("ant", "bee", "cat")):
+            folder = tmp_path / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 255, (20 + 4 * i, 30, 3), dtype=np.uint8)
+                mode, ending = (("RGB", "jpg"), ("L", "png"), ("RGBA", "png"), ("P", "png"))[(label + i) % 4]
+                Image.fromarray(pixels).convert(mode).save(folder / f"{i}.{ending}")
+            (folder / "notes.txt").write_text("not a picture")
+    return tmp_path
+
+
+def test_a_folder_becomes_square_pictures_with_labels_by_name(tree):
+    data = Folder(root=str(tree), image_size=16, channels=3, num_classes=3, batch_size=4, mirror=True)
+    data.setup()
+    assert data.class_names == folder_classes(tree) == ["ant", "bee", "cat"]
+    images, labels = data.train.tensors()
+    assert images.shape == (12, 3, 16, 16)
+    assert images.dtype == torch.uint8
+    assert labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert len(data.validation) == 6
+    mirrored = data.train.__getitems__([(5, True), (5, False)]).images
+    assert torch.equal(mirrored[0], mirrored[1].flip(-1))
+
+
+def test_pictures_of_the_right_size_are_not_touched(tmp_path):
+    pixels = np.random.default_rng(1).integers(0, 255, (16, 16, 3), dtype=np.uint8)
+    for split in ("train", "test"):
+        for name in ("a", "b"):
+            (tmp_path / split / name).mkdir(parents=True)
+            Image.fromarray(pixels).save(tmp_path / split / name / "x.png")
+    data = Folder(root=str(tmp_path), image_size=16, channels=3, num_classes=2, batch_size=1)
+    data.setup()
+    assert torch.equal(data.train.read(0), torch.from_numpy(pixels).permute(2, 0, 1))
+
+
+def folder(root, **changes):
+    data = Folder(**{"root": str(root), "image_size": 16, "channels": 3, "num_classes": 3, "batch_size": 4, **changes})
+    data.setup()
+    return data
+
+
+def test_bad_folders_are_refused_by_name(tree, tmp_path_factory):
+    with pytest.raises(ValueError, match=r"data\.root=.*nowhere must be a folder with train/<class>/ inside"):
+        folder(tree / "nowhere")
+    with pytest.raises(ValueError, match=r"data\.num_classes=4, but the pictures have 3 classes"):
+        folder(tree, num_classes=4)
+    with pytest.raises(ValueError, match=r"data\.channels of a folder must be 1 .* got 4"):
+        folder(tree, channels=4)
+
+    one = tmp_path_factory.mktemp("one")
+    (one / "train" / "only").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"at least two class folders in train/, found 1 \(only\)"):
+        folder(one)
+
+    for file in (tree / "train" / "bee").iterdir():
+        file.unlink()
+    with pytest.raises(ValueError, match="has no pictures in train/bee"):
+        folder(tree)
+
+
+def test_a_missing_validation_split_is_refused(tree):
+    (tree / "val").rename(tree / "elsewhere")
+    with pytest.raises(ValueError, match="has no validation split; name it val, validation, test"):
+        folder(tree)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a picture", None])
+def test_an_unreadable_picture_is_named(tree, content):
+    broken = tree / "train" / "cat" / "0.png"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[: len(whole) // 2] if content is None else content)
+    data = folder(tree)
+    index = next(i for i, file in enumerate(data.train._files) if file == broken)
+    with pytest.raises(ValueError, match=r"cannot read the picture .*cat/0\.png"):
+        data.train.read(index)
+
+
+def cifar_archive(root, count=20):
+    """CIFAR-10 in its own file format, with random pixels: the real loading code, nothing downloaded."""
+    folder = root / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name in [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]:
+        content = {
+            "data": rng.integers(0, 255, (count, 3072), dtype=np.uint8),
+            "labels": rng.integers(0, 10, count).tolist(),
+        }
+        (folder / name).write_bytes(pickle.dumps(content))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": ["x"] * 10}))
+
+
+def test_cifar_reads_its_own_format(tmp_path, monkeypatch):
+    monkeypatch.setattr("torchvision.datasets.CIFAR10._check_integrity", lambda self: True)
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *a, **k: True)
+    cifar_archive(tmp_path)
+    data = Cifar(root=str(tmp_path), num_classes=10, image_size=32, channels=3, batch_size=8, download=False)
+    data.prepare_data()
+    data.setup()
+    assert (len(data.train), len(data.validation)) == (100, 20)
+    assert data.train.images.shape == (100, 3, 32, 32)
+    assert data.class_names[3] == "cat"
+
+
+def test_missing_cifar_says_where_it_was_sought(tmp_path):
+    data = Cifar(root=str(tmp_path), num_classes=10, image_size=32, channels=3, batch_size=8, download=False)
+    with pytest.raises(ValueError, match=r"data\.root=.* holds no complete CIFAR-10"):
+        data.prepare_data()
+    with pytest.raises(ValueError, match=r"data\.num_classes of CIFAR must be 10 or 100, got 20"):
+        Cifar(root=str(tmp_path), num_classes=20, image_size=32, channels=3, batch_size=8)

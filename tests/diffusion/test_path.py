@@ -1,0 +1,117 @@
+"""Paths: derivatives, inverses, ends, and the beta tables they come from."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dit.diffusion import DiscreteVP, LinearFlow, path_from_spec
+from tests.exact import PATHS
+
+SHIPPED = {name: path for name, path in PATHS.items() if name != "trigonometric"}
+
+
+@pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
+def test_derivatives_equal_autograd(path):
+    # Away from the knots of a table (multiples of 1/1000), where only one-sided derivatives exist.
+    t = torch.tensor([0.00031, 0.01037, 0.2503, 0.5004, 0.8007, 0.99953], dtype=torch.float64, requires_grad=True)
+    c = path.coefficients(t)
+    for value, derivative in ((c.alpha, c.d_alpha), (c.sigma, c.d_sigma)):
+        (auto,) = torch.autograd.grad(value.sum(), t, retain_graph=True)
+        torch.testing.assert_close(derivative, auto, rtol=1e-7, atol=1e-11)
+
+
+@pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
+@given(t=st.floats(1e-4, 0.9999))
+def test_t_from_log_snr_inverts_log_snr(path, t):
+    t = torch.tensor(t, dtype=torch.float64)
+    torch.testing.assert_close(path.t_from_log_snr(path.log_snr(t)), t, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
+def test_log_snr_falls_strictly(path):
+    t = torch.linspace(1e-3, 0.999, 4001, dtype=torch.float64)
+    assert (path.log_snr(t).diff() < 0).all()
+
+
+@pytest.mark.parametrize("path", SHIPPED.values(), ids=SHIPPED)
+def test_t_from_log_snr_stays_inside_the_path(path):
+    t = path.t_from_log_snr(torch.tensor([-60.0, 60.0], dtype=torch.float64))
+    assert ((t >= 0) & (t <= 1)).all()
+    assert t[0] > t[1]
+
+
+@pytest.mark.parametrize("name", ["linear", "scaled_linear", "cosine", "trigonometric"])
+def test_variance_preserving_paths_preserve_variance(name):
+    c = PATHS[name].coefficients(torch.linspace(0, 1, 1777, dtype=torch.float64))
+    torch.testing.assert_close(c.alpha**2 + c.sigma**2, torch.ones(1777, dtype=torch.float64), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
+def test_data_end_is_exactly_clean(path):
+    c = path.coefficients(torch.zeros((), dtype=torch.float64))
+    assert (float(c.alpha), float(c.sigma)) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("path", "u_first", "u_last"),
+    # Goldens: sigma/alpha of the first and last table entry, Ho et al. 2020 / Rombach et al. 2022 betas.
+    [(DiscreteVP.linear(), 0.0100, 157.4), (DiscreteVP.scaled_linear(), 0.0292, 14.61)],
+)
+def test_beta_tables_have_the_known_ends(path, u_first, u_last):
+    c = path.coefficients(torch.tensor([0.001, 1.0], dtype=torch.float64))
+    torch.testing.assert_close(
+        c.sigma / c.alpha, torch.tensor([u_first, u_last], dtype=torch.float64), rtol=3e-3, atol=0
+    )
+
+
+def test_cosine_table_ends_as_clipped():
+    c = PATHS["cosine"].coefficients(torch.tensor([0.999, 1.0], dtype=torch.float64))
+    before, last = (c.sigma / c.alpha).tolist()
+    assert before == pytest.approx(642, rel=2e-3)
+    assert last == pytest.approx(2.03e4, rel=2e-2)
+
+
+@pytest.mark.parametrize("constructor", [DiscreteVP.linear, DiscreteVP.scaled_linear, DiscreteVP.cosine])
+def test_table_entry_i_has_i_plus_one_betas_applied(constructor):
+    """alpha at t = (i + 1) / T is the product of i + 1 factors: the off-by-one that loses signal at every step."""
+    path = constructor(steps=50)
+    again = DiscreteVP(torch.linspace(0.01, 0.3, 50).double().tolist())
+    t = (torch.arange(50, dtype=torch.float64) + 1) / 50
+    alpha_bar = torch.cumprod(1 - torch.linspace(0.01, 0.3, 50).double(), 0)
+    torch.testing.assert_close(again.coefficients(t).alpha, alpha_bar.sqrt(), rtol=1e-12, atol=0)
+    assert (path.coefficients(t).alpha.diff() < 0).all()
+    torch.testing.assert_close(path.network_time(t), torch.arange(50, dtype=torch.float64))
+
+
+def test_between_entries_log_u_is_linear():
+    path = DiscreteVP.linear()
+    t = torch.tensor([0.400, 0.4005, 0.401], dtype=torch.float64)
+    low, middle, high = path.log_snr(t).tolist()
+    assert middle == pytest.approx((low + high) / 2, rel=1e-10)
+
+
+def test_velocity_is_the_time_derivative_of_the_interpolation():
+    x0, eps = torch.randn(3, 4, dtype=torch.float64), torch.randn(3, 4, dtype=torch.float64)
+    for path in PATHS.values():
+        t, h = torch.tensor([0.2503, 0.5003, 0.9003], dtype=torch.float64), 1e-6
+        c = path.coefficients(t).like(x0)
+        slope = (path.interpolate(x0, eps, t + h) - path.interpolate(x0, eps, t - h)) / (2 * h)
+        torch.testing.assert_close(c.d_alpha * x0 + c.d_sigma * eps, slope, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("path", [*SHIPPED.values(), DiscreteVP([0.1, 0.2, 0.3]), LinearFlow(time_scale=1.0)])
+def test_spec_rebuilds_the_path(path):
+    t = torch.linspace(0, 1, 101, dtype=torch.float64)
+    again = path_from_spec(path.spec)
+    assert torch.equal(again.coefficients(t).sigma, path.coefficients(t).sigma)
+    assert torch.equal(again.network_time(t), path.network_time(t))
+
+
+def test_bad_tables_are_refused():
+    with pytest.raises(ValueError, match=r"betas must be .* inside \(0, 1\)"):
+        DiscreteVP([0.1, 1.0])
+    with pytest.raises(ValueError, match="steps of a beta table must be at least 2, got 1"):
+        DiscreteVP.linear(steps=1)
+    with pytest.raises(ValueError, match="path 'Spiral' is unknown; known are LinearFlow"):
+        path_from_spec({"name": "Spiral"})

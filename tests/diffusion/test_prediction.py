@@ -1,0 +1,90 @@
+"""Predictions: all views agree with each other, and none divides by what nobody asked for."""
+
+import pytest
+import torch
+
+from dit.diffusion import KINDS, Denoiser, LinearFlow, Prediction
+from dit.diffusion.prediction import parts
+from dit.solvers import make_grid
+from tests.exact import PATHS
+
+X0, EPS = torch.randn(2, 5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def truth(path, t, kind):
+    """The prediction of a network that knows x0 and eps."""
+    c = path.coefficients(t)
+    a, b = parts(kind, c.like(X0))
+    return Prediction(a * X0 + b * EPS, kind, path.interpolate(X0, EPS, t), c)
+
+
+@pytest.mark.parametrize("native", KINDS)
+@pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
+def test_views_round_trip(path, native):
+    t = torch.tensor([0.01, 0.2, 0.5, 0.8, 0.97], dtype=torch.float64)
+    prediction = truth(path, t, native)
+    for kind in KINDS:
+        expected = truth(path, t, kind).native
+        torch.testing.assert_close(prediction.view(kind), expected, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_native_view_is_untouched(kind):
+    native = torch.full((2, 3), float("nan"))
+    coefficients = LinearFlow().coefficients(torch.tensor(1.0))
+    assert Prediction(native, kind, torch.zeros(2, 3), coefficients).view(kind) is native
+
+
+@pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
+@pytest.mark.parametrize("native", ["v", "velocity"])
+def test_bounded_kinds_are_finite_and_right_at_both_ends_of_the_grid(path, native):
+    for t in make_grid(path, 4)[[0, -1]]:
+        prediction = truth(path, t, native)
+        torch.testing.assert_close(prediction.x0, X0, rtol=1e-6, atol=1e-8)
+        torch.testing.assert_close(prediction.eps, EPS, rtol=1e-6, atol=1e-6)
+
+
+def test_eps_and_x0_are_finite_where_they_mean_something():
+    flow = LinearFlow()
+    data, noise = torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64)
+    torch.testing.assert_close(truth(flow, data, "eps").x0, X0)
+    torch.testing.assert_close(truth(flow, noise, "x0").eps, EPS)
+
+
+def test_gain_is_the_factor_between_errors():
+    for path in PATHS.values():
+        t = torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9], dtype=torch.float64)
+        for native in KINDS:
+            exact = truth(path, t, native)
+            wrong = exact.with_native(exact.native + 0.01)
+            for kind in KINDS:
+                error = wrong.view(kind) - exact.view(kind)
+                torch.testing.assert_close(error, (wrong.gain(kind) * 0.01).expand_as(error), rtol=1e-6, atol=1e-9)
+
+
+def test_denoiser_keeps_time_in_float32_and_brings_the_answer_back():
+    seen = {}
+
+    class Half(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(3, dtype=torch.bfloat16))
+
+        def forward(self, x, time, labels):
+            seen.update(x=x.dtype, time=time, labels=labels)
+            return x * self.weight
+
+    denoiser = Denoiser(Half(), LinearFlow(), "velocity", null_label=7)
+    prediction = denoiser(torch.randn(2, 3), torch.tensor(0.9991, dtype=torch.float64))
+    assert seen["x"] == torch.bfloat16
+    assert seen["time"].dtype == torch.float32
+    assert seen["time"].tolist() == pytest.approx([999.1, 999.1])
+    assert seen["labels"].tolist() == [7, 7]
+    assert prediction.native.dtype == torch.float32
+
+
+def test_wrong_kind_and_wrong_shape_are_refused():
+    with pytest.raises(ValueError, match="kind must be one of x0, eps, v, velocity, score, got 'noise'"):
+        Denoiser(lambda x, t, y: x, LinearFlow(), "noise")
+    with pytest.raises(ValueError, match=r"returned shape \(2, 6\) for an input of shape \(2, 3\)"):
+        Denoiser(lambda x, t, y: x.repeat(1, 2), LinearFlow(), "eps")(torch.zeros(2, 3), torch.tensor(0.5))
