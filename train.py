@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from data import folder_classes
 from dit.cli import entry, plain
+from dit.diffusion.prediction import check_kind
 from dit.training import DiTModule, RenamedCheckpointIO
 
 
@@ -23,7 +24,7 @@ def main(config: DictConfig) -> None:
     module = DiTModule(
         network=instantiate(config.model),
         path=instantiate(config.diffusion.path),
-        kind=config.diffusion.kind,
+        kind=check_kind(config.diffusion.kind, "diffusion.kind"),
         times=instantiate(config.times),
         loss=instantiate(config.loss),
         optimizer=instantiate(config.optimizer),

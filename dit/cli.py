@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,8 @@ def entry(config_name: str, resolvers: dict[str, Callable[..., Any]] | None = No
     A mistake is a ValueError, a FloatingPointError, or what Hydra and OmegaConf raise; anything else is a bug of ours
     and keeps its traceback, as does everything under HYDRA_FULL_ERROR=1. resolvers: `${name:...}` for the configs.
     """
+    # Lightning 2.6 calls what PyTorch 2.15 deprecates; nobody who runs a script can do anything about it.
+    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
     for name, resolver in (resolvers or {}).items():
         OmegaConf.register_new_resolver(name, resolver, replace=True)
 
@@ -41,10 +44,13 @@ def entry(config_name: str, resolvers: dict[str, Callable[..., Any]] | None = No
 
 
 def sentence(error: BaseException) -> str:
-    """The innermost message of a chain, in one line: Hydra wraps what a constructor raised."""
+    """The innermost message in one line: Hydra wraps what a constructor raised, a data worker adds its traceback."""
     while error.__cause__ is not None and isinstance(error, InstantiationException | OmegaConfBaseException):
         error = error.__cause__
-    return " ".join(str(error).split())
+    message = str(error).strip()
+    if "DataLoader worker process" in message:
+        message = message.splitlines()[-1].partition(": ")[2]
+    return " ".join(message.split())
 
 
 def plain(config: DictConfig) -> dict[str, Any]:

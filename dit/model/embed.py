@@ -43,7 +43,7 @@ def sincos_positions(hidden_size: int, rows: int, columns: int) -> Tensor:
 class TimeEmbed(nn.Module):
     """Sinusoid of the network's time followed by an MLP (Ho et al. 2020; Peebles and Xie 2023).
 
-    The sinusoid is computed in float32 whatever the network runs in: time in bfloat16 would round 999 to 1000.
+    The sinusoid is computed in float32 whatever the network runs in: time in bfloat16 cannot tell 997 from 1,000.
     """
 
     def __init__(self, hidden_size: int, frequency_channels: int = 256):

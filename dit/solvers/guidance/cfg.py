@@ -24,8 +24,8 @@ class CFG(Guidance):
     batched: bool = True
 
     def __post_init__(self) -> None:
-        if isinstance(self.scale, bool) or not math.isfinite(self.scale):
-            raise ValueError(f"guidance.scale must be a finite number, got {self.scale}")
+        if not isinstance(self.scale, int | float) or not math.isfinite(self.scale):
+            raise ValueError(f"guidance.scale must be a finite number, got {self.scale!r}")
 
     def check(self, denoiser: Denoise, labels: Tensor | None) -> None:
         if self.scale == 1:

@@ -1,0 +1,142 @@
+"""Every file of every group composes and builds what it names; unknown keys raise."""
+
+from operator import mul
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import ConfigCompositionException
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from torch import nn
+
+from data import Pictures, folder_classes
+from dit.checkpoint import Loaded
+from dit.diffusion import MSE, GaussianPath, TimeDistribution
+from dit.model import DiT
+from dit.solvers import Guidance, Sampler, Solver, make_grid
+from dit.training import Ema
+from dit.training.preview import Preview
+from tests.data.test_data import tree  # noqa: F401
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def options(group):
+    return sorted(f.stem for f in (CONFIGS / group).glob("*.yaml"))
+
+
+ALL = [(group.name, name) for group in sorted(CONFIGS.iterdir()) if group.is_dir() for name in options(group.name)]
+
+
+def composed(*overrides, name="train"):
+    OmegaConf.register_new_resolver("times", mul, replace=True)
+    OmegaConf.register_new_resolver("count_classes", lambda root: len(folder_classes(root)), replace=True)
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose(name, [*overrides, "hydra.runtime.output_dir=unused"], return_hydra_config=True)
+        HydraConfig.instance().set_config(config)
+        return config
+
+
+@pytest.mark.parametrize(("group", "name"), [g for g in ALL if g[0] != "hydra"], ids="/".join)
+def test_every_file_of_every_group_composes_and_builds(group, name, tree):  # noqa: F811
+    changes = {
+        "data": [f"data.root={tree}"] if name == "folder" else [],
+        "debug": ["experiment=digits"],
+    }.get(group, [])
+    config = composed(f"{group}={name}", *changes)
+    parameters = [nn.Parameter(torch.zeros(2, 2))]
+    match group:
+        case "data":
+            data = instantiate(config.data)
+            assert isinstance(data, Pictures)
+            assert (config.model.num_classes, config.model.image_size) == (data.num_classes, data.image_size)
+        case "model":
+            if name == "default":
+                return
+            with torch.device("meta"):
+                assert isinstance(instantiate(config.model), DiT)
+        case "diffusion":
+            path = instantiate(config.diffusion.path)
+            assert isinstance(path, GaussianPath)
+            assert len(make_grid(path, 3)) == 4
+            assert instantiate(config.loss).space == config.diffusion.kind
+        case "times":
+            assert isinstance(instantiate(config.times), TimeDistribution)
+        case "loss":
+            assert isinstance(instantiate(config.loss), MSE)
+        case "optimizer":
+            assert isinstance(instantiate(config.optimizer)(parameters), torch.optim.Optimizer)
+        case "scheduler":
+            optimizer = torch.optim.SGD(parameters, lr=1.0)
+            assert instantiate(config.scheduler)(optimizer).get_last_lr()[0] > 0
+        case "trainer":
+            assert instantiate(config.trainer, logger=False).max_steps == config.trainer.max_steps
+        case "ema":
+            assert isinstance(instantiate(config.ema), Ema)
+        case "callbacks":
+            assert isinstance(instantiate(config.callbacks)["preview"], Preview)
+        case "logger":
+            assert next(iter(config.logger)) == "csv"
+        case "solver":
+            assert isinstance(instantiate(config.solver), Solver)
+        case "guidance":
+            assert isinstance(instantiate(config.guidance), Guidance)
+        case "grid" | "sampler":
+            assert isinstance(instantiate(config.sampler), Sampler)
+        case "experiment" | "debug":
+            sources = (CONFIGS / group / f"{name}.yaml").read_text()
+            if group == "experiment":
+                assert all(word in sources for word in ("Command:", "Hardware:", "Time:", "Expected:"))
+            OmegaConf.to_container(config.data, resolve=True)
+            OmegaConf.to_container(config.trainer, resolve=True)
+        case "paths":
+            assert config.paths.output_root == "outputs"
+        case _:
+            raise AssertionError(f"group {group} has no test")
+
+
+@pytest.mark.parametrize("name", ["sample", "evaluate"])
+@pytest.mark.parametrize("solver", options("solver"))
+@pytest.mark.parametrize("guidance", options("guidance"))
+def test_sampling_scripts_build_their_sampler(name, solver, guidance):
+    config = composed("checkpoint=x", f"solver={solver}", f"guidance={guidance}", "steps=7", "seed=3", name=name)
+    sampler = instantiate(config.sampler)
+    assert (sampler.steps, sampler.seed, sampler.batch_size) == (7, 3, config.batch_size)
+
+
+@pytest.mark.parametrize("override", ["model.dropout=0.1", "lr=1", "trainer.max_step=4", "data.batchsize=3"])
+def test_unknown_keys_raise(override):
+    with pytest.raises(ConfigCompositionException, match=r"Could not override|is not in struct"):
+        composed(override)
+
+
+def test_a_key_that_no_constructor_has_raises():
+    with pytest.raises(Exception, match="unexpected keyword argument 'dropout_rate'"):
+        instantiate(composed("+model.dropout_rate=0.1").model)
+
+
+def test_facts_are_owned_by_the_data_and_batch_is_global():
+    config = composed("data=cifar100")
+    assert (config.model.num_classes, config.model.channels, config.model.image_size) == (100, 3, 32)
+    assert config.trainer.use_distributed_sampler is False
+    assert composed("trainer.accumulate_grad_batches=4", "validate_every=10").trainer.val_check_interval == 40
+
+
+def test_seed_zero_reaches_everything():
+    config = composed("seed=0")
+    assert (config.seed, config.data.seed, config.sampler.seed) == (0, 0, 0)
+
+
+def test_labels_are_chosen_by_number_or_name():
+    network = DiT(4, 1, 3, 2, 8, 1, 2)
+    loaded = Loaded(network, None, {"data": {"class_names": ["ant", "bee", "cat"]}}, "raw", 0)  # type: ignore[arg-type]
+    assert loaded.labels(None, 2) == [0, 0, 1, 1, 2, 2]
+    assert loaded.labels([2, "ant"], 1) == [2, 0]
+    for bad in (3, -1, "dog", 1.5):
+        with pytest.raises(ValueError, match=rf"classes must be labels 0 to 2 or names of ant, bee, cat; got {bad!r}"):
+            loaded.labels([bad], 1)
+    with pytest.raises(ValueError, match="per_class must be at least 1, got 0"):
+        loaded.labels([1], 0)

@@ -1,0 +1,245 @@
+"""The three scripts as a user runs them: what they write, what they say, and one sentence for each mistake."""
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(script, *arguments, ok=True, **environment):
+    """The script's output in a process of its own; asserts success, or failure without a traceback."""
+    settings = {**os.environ, "OMP_NUM_THREADS": "1", "HYDRA_FULL_ERROR": "0", **environment}
+    command = [sys.executable, str(ROOT / script), *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=settings)
+    text = done.stdout + done.stderr
+    assert (done.returncode == 0) == ok, text
+    if not ok:
+        assert "Traceback" not in text, text
+    return text
+
+
+@pytest.fixture
+def refused(monkeypatch, capfd):
+    """Runs a script in this process, which saves its start-up, and returns what it said when it refused."""
+
+    def run_here(script, *arguments):
+        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+        monkeypatch.chdir(ROOT)
+        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_path(str(ROOT / script), run_name="__main__")
+        text = "".join(capfd.readouterr())
+        assert stop.value.code not in (0, None), text
+        assert "Traceback" not in text, text
+        return text
+
+    return run_here
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """A run of a few steps with everything in it."""
+    folder = tmp_path_factory.mktemp("run")
+    text = run("train.py", "experiment=digits", "debug=fast", f"hydra.run.dir={folder}")
+    return folder, text
+
+
+def test_training_writes_its_run_folder_and_says_how_it_goes(trained):
+    folder, text = trained
+    assert "step 4/4" in text
+    assert "images/s" in text
+    assert "left" in text
+    assert "validation loss" in text
+    assert f"checkpoint: {folder}/checkpoints/last.ckpt" in text
+    assert (folder / ".hydra" / "config.yaml").is_file()
+    assert {f.name for f in (folder / "previews").iterdir()} == {f"step_000000{n}.png" for n in (0, 2, 4)}
+    header = (folder / "csv" / "version_0" / "metrics.csv").read_text().splitlines()[0]
+    for column in ("train/loss", "val/loss", "val_raw/loss", "val/loss_log_snr+1", "images_seen", "images_per_second"):
+        assert column in header.split(",")
+
+
+def test_sampling_needs_nothing_but_the_checkpoint(trained, tmp_path):
+    checkpoint = trained[0] / "checkpoints" / "last.ckpt"
+    options = [f"checkpoint={checkpoint}", "classes=[3,7]", "per_class=2", "guidance.scale=2", "solver=heun", "steps=3"]
+    run("sample.py", *options, "seed=0", "format=npz", f"out={tmp_path}/a")
+    with np.load(tmp_path / "a" / "samples.npz") as arrays:
+        assert arrays["arr_0"].shape == (4, 8, 8, 1)
+        assert arrays["arr_0"].dtype == np.uint8
+        assert arrays["arr_1"].tolist() == [3, 3, 7, 7]
+        images = arrays["arr_0"]
+    protocol = json.loads((tmp_path / "a" / "samples.json").read_text())
+    assert protocol["guidance"] == {"name": "CFG", "scale": 2, "batched": True}
+    assert (protocol["solver"], protocol["steps"], protocol["seed"]) == ({"name": "Heun"}, 3, 0)
+    assert (protocol["evaluations"], protocol["network_rows_per_image"]) == (5, 10)
+    assert (protocol["labels"], protocol["class_names"][7]) == ([3, 3, 7, 7], "7")
+    assert (protocol["weights"], protocol["checkpoint_step"]) == ("ema 0.999", 4)
+
+    run("sample.py", *options, "seed=0", "format=png", "batch_size=1", f"out={tmp_path}/b")
+    names = ["00000_class3.png", "00001_class3.png", "00002_class7.png", "00003_class7.png"]
+    for name, image in zip(names, images, strict=True):
+        with Image.open(tmp_path / "b" / name) as picture:
+            # Another batch size may round a value on the edge between two bytes the other way.
+            assert np.abs(np.asarray(picture).astype(int) - image[..., 0]).max() <= 1
+    with Image.open(tmp_path / "b" / "grid.png") as grid:
+        assert min(grid.size) >= 96
+
+
+def test_all_classes_when_none_are_given(trained, tmp_path):
+    checkpoint = trained[0] / "checkpoints" / "last.ckpt"
+    run("sample.py", f"checkpoint={checkpoint}", "per_class=1", "steps=1", "solver=euler", f"out={tmp_path}")
+    assert len(list(tmp_path.glob("0*.png"))) == 10
+
+
+def test_evaluation_prints_a_table_with_its_protocol(trained, tmp_path):
+    checkpoint = trained[0] / "checkpoints" / "last.ckpt"
+    text = run(
+        "evaluate.py", f"checkpoint={checkpoint}", "scales=[1,2]", "images=20", "steps=1", f"cache={tmp_path}",
+        f"out={tmp_path}/scores.json",
+    )  # fmt: skip
+    for part in ("class accuracy", "Frechet distance", "CFG 1", "CFG 2", "Heun 1", "protocol: 20 images", "seed 0"):
+        assert part in text
+    scores = json.loads((tmp_path / "scores.json").read_text())["scores"]
+    assert [score["name"] for score in scores] == ["(real training pictures)", "CFG 1", "CFG 2"]
+
+
+def test_wandb_logs_config_scalars_and_previews(tmp_path):
+    run(
+        "train.py", "debug=fast", "logger=wandb", f"hydra.run.dir={tmp_path}", WANDB_MODE="offline", WANDB_SILENT="true"
+    )
+    (record_file,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    assert list(record_file.parent.glob("files/media/images/preview_*.png"))
+    # The record file keeps keys in clear text.
+    content = record_file.read_bytes()
+    for logged in (b"train/loss", b"val/loss_log_snr", b"images_seen", b"class_dropout", b"beta", b"preview"):
+        assert logged in content, logged
+
+
+def test_tensorboard_takes_previews(tmp_path):
+    run("train.py", "debug=fast", "logger=tensorboard", f"hydra.run.dir={tmp_path}")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (events,) = tmp_path.rglob("events.out.tfevents.*")
+    accumulator = EventAccumulator(str(events)).Reload()
+    assert accumulator.Tags()["images"] == ["preview"]
+    assert "train/loss" in accumulator.Tags()["scalars"]
+
+
+def test_training_goes_on_from_a_checkpoint(trained, tmp_path):
+    checkpoint = trained[0] / "checkpoints" / "last.ckpt"
+    text = run(
+        "train.py", "experiment=digits", "debug=fast", "trainer.max_steps=6", f"resume={checkpoint}",
+        f"hydra.run.dir={tmp_path}",
+    )  # fmt: skip
+    assert "step 6/6" in text
+    assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 6
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["model.class_dropout=1.5"], "model.class_dropout must be in [0, 1], got 1.5"),
+        (["model.patch_size=3"], "model.patch_size must divide the image size 8, got 3"),
+        (["model.num_heads=5"], "model.num_heads must divide hidden_size 96, got 5"),
+        (["diffusion=spiral"], "Could not find 'diffusion/spiral'"),
+        (["diffusion.kind=noise"], "diffusion.kind must be one of x0, eps, v, velocity, score, got 'noise'"),
+        (["guidance.scale=x"], "guidance.scale must be a finite number, got 'x'"),
+        (["diffusion.kind=eps"], "predicts eps cannot start at t=1, where alpha is 0"),
+        (["model.dropout=0.1"], "Key 'dropout' is not in struct"),
+        (["+model.dropout=0.1"], "unexpected keyword argument 'dropout'"),
+        (["steps=0"], "steps must be at least 1, got 0"),
+        (["resume=nothing.ckpt"], "resume=nothing.ckpt does not exist"),
+        (["data=folder"], "data.root"),
+        (["data=folder", "data.root=nowhere"], "data.root=nowhere must be a folder with train/<class>/ inside"),
+        (["ema.decays=[2]"], "ema.decays must be one or more numbers in [0, 1), got [2]"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
+)
+def test_a_mistake_in_training_gets_one_sentence(overrides, sentence, refused, tmp_path):
+    text = refused("train.py", "debug=fast", *overrides, f"hydra.run.dir={tmp_path}")
+    assert sentence in text
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_mistake_shows_its_traceback_when_asked(tmp_path):
+    settings = {**os.environ, "HYDRA_FULL_ERROR": "1"}
+    command = [sys.executable, str(ROOT / "train.py"), "model.class_dropout=2", f"hydra.run.dir={tmp_path}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=settings)
+    assert done.returncode != 0
+    assert "Traceback" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["classes=[10]"], "classes must be labels 0 to 9 or names of 0, 1, 2"),
+        (["classes=[-1]"], "got -1"),
+        (["per_class=0"], "per_class must be at least 1, got 0"),
+        (["steps=0"], "steps must be at least 1, got 0"),
+        (["solver=magic"], "Could not find 'solver/magic'"),
+        (["format=gif"], "format must be png or npz, got 'gif'"),
+        (["weights=0.5"], "weights must be ema, raw or one of 0.999, got"),
+        (["guidance.scale=nan"], "guidance.scale must be a finite number, got nan"),
+        (["device=cuda:99"], "device must be auto, cpu or a device of this machine, got 'cuda:99'"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
+)
+def test_a_mistake_in_sampling_gets_one_sentence(overrides, sentence, trained, refused, tmp_path):
+    checkpoint = trained[0] / "checkpoints" / "last.ckpt"
+    text = refused("sample.py", f"checkpoint={checkpoint}", *overrides, f"out={tmp_path}/out")
+    assert sentence in text
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_and_broken_checkpoints_get_one_sentence(trained, refused, tmp_path):
+    whole = (trained[0] / "checkpoints" / "last.ckpt").read_bytes()
+    (tmp_path / "half.ckpt").write_bytes(whole[: len(whole) // 2])
+    torch.save({"weights": 1}, tmp_path / "other.ckpt")
+    for name, part in {"nothing": "does not exist", "half": "truncated", "other": "of another kind"}.items():
+        assert part in refused("sample.py", f"checkpoint={tmp_path}/{name}.ckpt")
+    assert "checkpoint" in refused("sample.py")
+
+
+def test_guidance_on_a_model_trained_without_dropout_is_refused(refused, tmp_path):
+    run("train.py", "debug=fast", "model.class_dropout=0", f"hydra.run.dir={tmp_path}")
+    checkpoint = tmp_path / "checkpoints" / "last.ckpt"
+    text = refused("sample.py", f"checkpoint={checkpoint}", "guidance.scale=2", "steps=1", f"out={tmp_path}/out")
+    assert "trained with class_dropout 0, so only scale 1 is allowed" in text
+    run("sample.py", f"checkpoint={checkpoint}", "guidance=none", "steps=1", f"out={tmp_path}/out")
+
+
+def test_a_folder_with_an_unreadable_picture_names_it(tmp_path):
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for name in ("a", "b"):
+            (tmp_path / split / name).mkdir(parents=True)
+            for i in range(8):
+                pixels = rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / split / name / f"{i}.png")
+    options = ["debug=fast", "data=folder", f"data.root={tmp_path}", "data.image_size=8", "data.batch_size=16"]
+    (tmp_path / "train" / "b" / "3.png").write_bytes(b"broken")
+    text = run("train.py", *options, f"hydra.run.dir={tmp_path}/again", ok=False)
+    assert "cannot read the picture" in text
+    assert "b/3.png" in text
+
+
+@pytest.mark.slow
+def test_a_sweep_over_schedules_and_dropout_samples_in_every_job(tmp_path):
+    run(
+        "train.py", "-m", "diffusion=ddpm_linear,ddpm_cosine,flow_linear", "model.class_dropout=0,0.1",
+        "trainer.max_steps=20", f"hydra.sweep.dir={tmp_path}",
+    )  # fmt: skip
+    shapes = []
+    for job in range(6):
+        assert (tmp_path / str(job) / "previews" / "step_0000020.png").is_file()
+        state = torch.load(tmp_path / str(job) / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        shapes.append({name: tuple(tensor.shape) for name, tensor in state.items()})
+    assert all(shape == shapes[0] for shape in shapes)

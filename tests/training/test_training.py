@@ -1,0 +1,251 @@
+"""Training: exact resume, seeds, accumulation, learning at all, and what stops it."""
+
+import math
+from dataclasses import dataclass
+
+import pytest
+import torch
+from PIL import Image
+
+from dit.checkpoint import load, read
+from dit.diffusion import TimeDistribution
+from dit.output import contact_sheet
+from dit.solvers import CFG, Sampler
+from dit.training import LevelLoss, Preview, SaveCheckpoint
+from dit.training.module import step_seed
+from dit.training.schedule import constant, cosine
+from tests.exact import PATHS, Gaussian
+from tests.training.tiny import assert_same, digits, module, state, trainer
+
+
+def fit(folder, steps, seed=0, resume=None, batch_size=16, callbacks=(), settings=None, **changes):
+    data = digits(batch_size, seed=seed, mirror=True)
+    model = module(data, seed, **changes)
+    run = trainer(folder, steps, callbacks, **(settings or {}))
+    run.fit(model, data, ckpt_path=resume, weights_only=True)
+    return model, run
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_interrupted_training_equals_uninterrupted_bit_for_bit(tmp_path, accumulate):
+    """12 steps against 7, save, load, 5 more: weights, averages, optimiser, data order and every draw."""
+    settings = {"accumulate_grad_batches": accumulate}
+    straight = fit(tmp_path / "a", 12, settings=settings)
+    save = SaveCheckpoint(str(tmp_path / "b"), every_n_steps=7)
+    fit(tmp_path / "b", 7, callbacks=[save], settings=settings)
+    torch.manual_seed(12345)  # whatever the new process starts with must not matter
+    resumed = fit(tmp_path / "c", 12, resume=tmp_path / "b" / "last.ckpt", settings=settings)
+    assert resumed[1].global_step == 12
+    assert_same(state(*straight), state(*resumed))
+
+
+def test_saving_and_looking_do_not_change_the_run(tmp_path):
+    """Checkpoints, previews and validation draw noise of their own; the next step must not notice."""
+    plain = fit(tmp_path / "a", 6)
+    callbacks = [
+        Preview(str(tmp_path / "p"), Sampler(steps=2), every_n_steps=2, classes=2, per_class=1),
+        SaveCheckpoint(str(tmp_path / "b"), every_n_steps=2),
+    ]
+    busy = fit(tmp_path / "b", 6, callbacks=callbacks, settings={"val_check_interval": 2})
+    assert_same(state(*plain), state(*busy))
+    assert sorted(f.name for f in (tmp_path / "p").iterdir()) == [f"step_000000{n}.png" for n in (0, 2, 4, 6)]
+
+
+def test_seed_zero_is_a_seed(tmp_path):
+    runs = [state(*fit(tmp_path / str(i), 3, seed=seed)) for i, seed in enumerate((0, 0, 1))]
+    assert_same(runs[0], runs[1])
+    assert not torch.equal(runs[0]["weight/final.linear.weight"], runs[2]["weight/final.linear.weight"])
+    assert len({step_seed(s, r, b) for s in range(4) for r in range(4) for b in range(4)}) == 64
+
+
+def test_training_overfits_one_batch(tmp_path):
+    settings = {"limit_train_batches": 1}
+    data = digits(16)
+    model = module(data, class_dropout=0.0, hidden_size=64, depth=2, patch_size=2, scheduler=constant)
+    seen = []
+    model.log = lambda name, value, **_: seen.append(float(value.detach()))
+    trainer(tmp_path, 300, **settings).fit(model, data)
+    # Unseen noise keeps it from 0; a third of the start is far below what all the pictures together allow.
+    assert sum(seen[-20:]) < 0.33 * sum(seen[:20])
+
+
+@dataclass(frozen=True)
+class Middle(TimeDistribution):
+    def quantile(self, p):
+        return torch.full_like(p, 0.5)
+
+
+def test_accumulated_half_batches_equal_the_full_batch(tmp_path, monkeypatch):
+    """With noise a function of the picture, 2 x 8 accumulated is 1 x 16, to float32 rounding."""
+    monkeypatch.setattr(torch, "randn_like", lambda x: torch.sin(7 * x + torch.arange(64.0).reshape(8, 8)))
+    runs = [
+        fit(tmp_path / str(n), 4, times=Middle(), class_dropout=0.0, settings={"accumulate_grad_batches": n})
+        for n in (1, 2)
+    ]
+    assert [run.fit_loop.total_batch_idx + 1 for _, run in runs] == [4, 8]
+    for a, b in zip(runs[0][0].parameters(), runs[1][0].parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=2e-5)
+    assert runs[0][0].ema.steps == runs[1][0].ema.steps == 4
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"data\.batch_size=16 is global .* 1 processes x 3 accumulated"):
+        fit(tmp_path, 1, settings={"accumulate_grad_batches": 3})
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path):
+    data = digits(4)
+    model = module(data)
+    before = {k: v.clone() for k, v in model.network.state_dict().items()}
+    inner = model.denoiser.network
+    model.denoiser.network = lambda x, time, labels: (
+        inner(x, time, labels) / torch.tensor([1.0, 1.0, 0.0, 1.0])[:, None, None, None]
+    )  # 0 / 0 in the third picture
+    with pytest.raises(
+        FloatingPointError, match=r"not finite at step 0 \(rank 0\), at log-SNR -?\d+\.\d\d, for pictures \d+ of"
+    ):
+        trainer(tmp_path, 2).fit(model, data)
+    for name, tensor in model.network.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+@pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
+def test_validation_loss_is_the_closed_form_on_every_path(path):
+    """For the exact denoiser of N(0.7, 0.5^2): (1 + SNR) times the posterior variance, the same on every path."""
+    x0 = 0.7 + 0.5 * torch.randn(4000, 1, dtype=torch.float64)
+    losses = LevelLoss()(Gaussian(path), x0, torch.zeros(4000).long(), torch.arange(4000))
+    for level, loss in losses.items():
+        snr = math.exp(level)
+        exact = (1 + snr) * 0.25 / (1 + snr * 0.25)
+        # The mean of 4,000 squared normals has a relative standard error of sqrt(2/4000) = 2.2 %.
+        assert float(loss) == pytest.approx(exact, rel=0.11)
+    reference = LevelLoss()(Gaussian(PATHS["flow"]), x0, torch.zeros(4000).long(), torch.arange(4000))
+    for level, loss in losses.items():
+        assert float(loss) == pytest.approx(float(reference[level]), rel=1e-6)
+
+
+def test_validation_logs_levels_of_averaged_and_raw_weights(tmp_path):
+    model, run = fit(tmp_path, 4, settings={"val_check_interval": 4})
+    names = {f"{n}/loss{level}" for n in ("val", "val_raw") for level in ("", "_log_snr-5", "_log_snr+7")}
+    assert names <= run.callback_metrics.keys()
+    assert float(run.callback_metrics["val/loss"]) != float(run.callback_metrics["val_raw/loss"])
+    with model.ema_weights():
+        images, labels, index = digits().validation.__getitems__([(i, False) for i in range(5)])
+        again = LevelLoss()(model.denoiser, images.float() / 127.5 - 1, labels, index)
+    assert all(value.isfinite() for value in again.values())
+    assert model.network.training
+
+
+def test_checkpoints_hold_plain_containers_and_tell_everything(tmp_path):
+    fit(tmp_path, 3, callbacks=[SaveCheckpoint(str(tmp_path), every_n_steps=2)], class_dropout=0.2)
+    assert [f.name for f in tmp_path.glob("*.ckpt*")] == ["last.ckpt"]
+    assert not list(tmp_path.glob(".*tmp"))
+    contents = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    passport = contents["passport"]
+    assert contents["global_step"] == 3
+    assert passport["model"]["class_dropout"] == 0.2
+    assert passport["path"] == {"name": "LinearFlow", "time_scale": 1000.0}
+    assert passport["kind"] == "velocity"
+    assert passport["data"]["class_names"] == list("0123456789")
+    assert passport["data"]["normalisation"] == {"name": "Pixels", "mean": 0.5, "std": 0.5}
+    assert passport["config"] == {"note": "tiny"}
+    assert set(contents["ema"]["averages"]) == {"0.9", "0.5"}
+
+
+def test_loading_gives_raw_and_every_average(tmp_path):
+    model, _ = fit(tmp_path, 3, callbacks=[SaveCheckpoint(str(tmp_path), every_n_steps=3)])
+    file = tmp_path / "last.ckpt"
+    raw, first, second = (load(file, weights) for weights in ("raw", "ema", "0.5"))
+    assert [loaded.weights for loaded in (raw, first, second)] == ["raw", "ema 0.9", "ema 0.5"]
+    name = "final.linear.weight"
+    live = model.network.state_dict()[name]
+    assert torch.equal(raw.network.state_dict()[name], live)
+    assert torch.equal(second.network.state_dict()[name], model.ema.averages["0.5"][name])
+    assert not torch.equal(first.network.state_dict()[name], live)
+    with pytest.raises(ValueError, match=r"weights must be ema, raw or one of 0\.9, 0\.5, got '0\.77'"):
+        load(file, "0.77")
+
+
+def test_compiled_training_writes_the_same_names_and_resumes_eager(tmp_path):
+    save = [SaveCheckpoint(str(tmp_path / name), every_n_steps=2) for name in ("compiled", "eager")]
+    fit(tmp_path, 2, callbacks=save[:1], compile="aot_eager")
+    fit(tmp_path, 2, callbacks=save[1:])
+    compiled, eager = (torch.load(tmp_path / n / "last.ckpt", weights_only=True) for n in ("compiled", "eager"))
+    assert list(compiled["state_dict"]) == list(eager["state_dict"])
+    fit(tmp_path, 3, resume=tmp_path / "compiled" / "last.ckpt")
+
+
+def test_resuming_another_model_is_refused(tmp_path):
+    fit(tmp_path, 1, callbacks=[SaveCheckpoint(str(tmp_path), every_n_steps=1)])
+    with pytest.raises(ValueError, match=r"cannot resume: the checkpoint's model is .*'hidden_size': 16"):
+        fit(tmp_path, 2, resume=tmp_path / "last.ckpt", hidden_size=32)
+
+
+def test_files_that_are_no_checkpoint_are_refused_in_a_sentence(tmp_path):
+    fit(tmp_path, 1, callbacks=[SaveCheckpoint(str(tmp_path), every_n_steps=1)])
+    whole = (tmp_path / "last.ckpt").read_bytes()
+    for name, content in {"half": whole[: len(whole) // 2], "empty": b"", "text": b"hello there"}.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=rf"checkpoint=.*{name} cannot be read .* truncated or no checkpoint"):
+            read(tmp_path / name)
+    torch.save({"model": {}}, tmp_path / "other")
+    with pytest.raises(ValueError, match=r"checkpoint=.*other is of another kind: it has no state_dict, ema, passport"):
+        read(tmp_path / "other")
+    with pytest.raises(ValueError, match=r"checkpoint=.*nothing does not exist"):
+        read(tmp_path / "nothing")
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+    _, run = fit(tmp_path, 1, callbacks=[SaveCheckpoint(str(tmp_path), every_n_steps=1)])
+    before = (tmp_path / "last.ckpt").read_bytes()
+
+    def disk_full(contents, file):
+        file.write(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr("dit.training.checkpoints.torch.save", disk_full)
+    with pytest.raises(OSError, match="disk full"):
+        run.save_checkpoint(tmp_path / "last.ckpt")
+    assert (tmp_path / "last.ckpt").read_bytes() == before
+    assert not list(tmp_path.glob(".*tmp"))
+
+
+def test_preview_and_a_loaded_checkpoint_draw_the_same_images(tmp_path):
+    sampler = Sampler(steps=3, guidance=CFG(2.0), seed=4, batch_size=6)
+    preview = Preview(str(tmp_path), sampler, every_n_steps=5, classes=10, per_class=2)
+    fit(tmp_path, 5, callbacks=[preview, SaveCheckpoint(str(tmp_path), every_n_steps=5)])
+    loaded = load(tmp_path / "last.ckpt")
+    labels = loaded.labels(None, 2)
+    x0 = torch.cat([b.x0 for b in sampler.batches(loaded.denoiser, labels, loaded.shape)])
+    sheet = contact_sheet(digits().codec.decode(x0), columns=2)
+    with Image.open(tmp_path / "step_0000005.png") as shown:
+        pixels = torch.tensor(list(shown.convert("L").tobytes())).reshape(shown.height, shown.width)
+    assert torch.equal(pixels, sheet[0].long())
+
+
+@pytest.mark.parametrize("network", [{"class_dropout": 0.0}, {"num_classes": 0}])
+def test_a_model_without_a_null_class_is_previewed_without_guidance_and_says_so(tmp_path, network):
+    preview = Preview(str(tmp_path), Sampler(steps=2, guidance=CFG(2.0)), every_n_steps=1, classes=2, per_class=1)
+    with pytest.warns(UserWarning, match="previews are made without guidance"):
+        fit(tmp_path, 1, callbacks=[preview], **network)
+    assert (tmp_path / "step_0000001.png").is_file()
+
+
+def test_learning_rates_rise_and_fall():
+    def rates(schedule, steps):
+        optimizer = torch.optim.SGD([torch.zeros(1)], lr=2.0)
+        scheduler = schedule(optimizer)
+        out = []
+        for _ in range(steps):
+            out.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            scheduler.step()
+        return out
+
+    assert rates(lambda o: constant(o, warmup=4), 6) == pytest.approx([0.5, 1.0, 1.5, 2.0, 2.0, 2.0])
+    falling = rates(lambda o: cosine(o, total=10, warmup=2, final=0.1), 12)
+    assert falling[:3] == pytest.approx([1.0, 2.0, 2.0])
+    assert falling[6] == pytest.approx(2 * (0.1 + 0.9 / 2))
+    assert falling[10:] == pytest.approx([0.2, 0.2])
+    with pytest.raises(ValueError, match=r"scheduler\.total must exceed scheduler\.warmup=5, got 5"):
+        cosine(torch.optim.SGD([torch.zeros(1)], lr=1.0), total=5, warmup=5)
