@@ -15,8 +15,9 @@ install: $(STAMP)  ## make .venv and install everything, once
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,dev]'
+	@echo "installing into $(VENV), once: a few minutes, about 6 GB with CUDA"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,dev]'
 	@touch $@
 
 demo: $(STAMP)  ## train a DiT on real digits, sample it with guidance, score it (about 2 minutes on 2 cores)

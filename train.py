@@ -13,14 +13,12 @@ from dit.diffusion.prediction import check_kind
 from dit.training import DiTModule, RenamedCheckpointIO
 
 
-@entry("train", resolvers={"count_classes": lambda root: len(folder_classes(root)), "times": mul})
+@entry("train", resolvers={"count_classes": lambda root: len(folder_classes(root)), "product": mul})
 def main(config: DictConfig) -> None:
     OmegaConf.resolve(config)
     torch.manual_seed(config.seed)
     torch.set_float32_matmul_precision(config.matmul_precision)
     data = instantiate(config.data)
-    data.prepare_data()
-    data.setup()
     module = DiTModule(
         network=instantiate(config.model),
         path=instantiate(config.diffusion.path),
@@ -45,7 +43,11 @@ def main(config: DictConfig) -> None:
         logger.log_hyperparams(plain(config))
     if config.resume is not None and not Path(config.resume).is_file():
         raise ValueError(f"resume={config.resume} does not exist; give the path of a last.ckpt, or null to start anew")
-    trainer.fit(module, data, ckpt_path=config.resume, weights_only=True)
+    try:
+        trainer.fit(module, data, ckpt_path=config.resume, weights_only=True)
+    finally:
+        for logger in trainer.loggers:  # the jobs of a sweep share a process: each needs a wandb run of its own
+            getattr(logger.experiment, "finish", lambda: None)()
     print(f"checkpoint: {config.callbacks.checkpoint.folder}/last.ckpt")
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,7 @@ from torchvision.transforms.v2 import functional as F
 from data.pictures import Pictures, Split
 
 _ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm"}
+_END_MARKS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 _VALIDATION_NAMES = ("val", "validation", "test")
 
 
@@ -31,15 +36,34 @@ class FolderSplit(Split):
 
     def read(self, index: int) -> Tensor:
         """uint8 [C, S, S]: the short side resized to S with antialiasing, the centre cropped."""
-        file = self._files[index]
-        try:
-            with Image.open(file) as picture:
-                pixels = F.pil_to_tensor(picture.convert(self._mode))  # [C, H, W]
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-            raise ValueError(f"cannot read the picture {file}: {error}") from error
+        with _opened(self._files[index]) as picture:
+            pixels = F.pil_to_tensor(picture.convert(self._mode))  # [C, H, W]
         if min(pixels.shape[-2:]) != self._image_size:
             pixels = F.resize(pixels, [self._image_size], antialias=True)
         return F.center_crop(pixels, [self._image_size])  # [C, S, S]
+
+    def check(self) -> None:
+        """ValueError naming the first file that cannot be read, without decoding those that are whole."""
+        with ThreadPoolExecutor() as threads:
+            for _ in threads.map(_check, self._files, chunksize=256):
+                pass
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Image.Image]:
+    try:
+        with Image.open(file) as picture:
+            yield picture
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"cannot read the picture {file}: {error}") from error
+
+
+def _check(file: Path) -> None:
+    with _opened(file) as picture, file.open("rb") as content:
+        content.seek(-min(16, file.stat().st_size), os.SEEK_END)
+        # A file that was cut short lacks its end mark; a whole one may have bytes behind it, so only decoding tells.
+        if _END_MARKS.get(picture.format or "", b"\0") not in content.read():
+            picture.load()
 
 
 class Folder(Pictures):
@@ -58,7 +82,16 @@ class Folder(Pictures):
     def class_names(self) -> list[str]:
         return folder_classes(self.root)
 
+    def prepare_data(self) -> None:
+        # Lightning calls this once a node, before training.
+        for split in self._splits():
+            split.check()
+
     def load(self) -> tuple[FolderSplit, FolderSplit]:
+        train, validation = self._splits()
+        return train, validation
+
+    def _splits(self) -> tuple[FolderSplit, FolderSplit]:
         names = self.class_names
         held_out = next((self.root / n for n in _VALIDATION_NAMES if (self.root / n).is_dir()), None)
         if held_out is None:

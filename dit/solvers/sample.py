@@ -67,15 +67,19 @@ def sample(
     default. guidance: none by default. step_noise: draws [B, *D] for stochastic solvers. on_step(context, x) sees each
     step's result.
 
-    Raises ValueError before the first network call for labels of another length, a grid that does not fall, guidance
-    the denoiser cannot serve, or an eps network started where alpha is 0; FloatingPointError, naming step and noise
-    level, as soon as the state is not finite.
+    Raises ValueError before the first network call for labels of another length or out of range, a grid that does not
+    fall, guidance the denoiser cannot serve, or an eps network started where alpha is 0; FloatingPointError, naming
+    step and noise level, as soon as the state is not finite.
     """
     solver, guidance = solver or Euler(), guidance or CFG(scale=1)
     counted = _Counted(denoiser)
     path = counted.path
     if labels is not None and labels.shape != noise.shape[:1]:
         raise ValueError(f"labels must have shape ({len(noise)},), one per image, got {tuple(labels.shape)}")
+    if labels is not None and counted.null_label is not None:
+        low, high = labels.min(), labels.max()
+        if int(low) < 0 or int(high) > counted.null_label:
+            raise ValueError(f"labels must be in 0 ... {counted.null_label}, got {int(low)} ... {int(high)}")
     check_grid(grid)
     grid = grid.detach().double().cpu()
     _check_start(path, grid, getattr(denoiser, "kind", None))

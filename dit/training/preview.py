@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,14 @@ from typing import Any
 import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
 from dit.output import contact_sheet
 from dit.solvers import CFG, Sampler
 from dit.training.module import DiTModule
+
+_log = logging.getLogger(__name__)
 
 
 class Preview(Callback):
@@ -39,7 +41,7 @@ class Preview(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: DiTModule) -> None:  # type: ignore[override]
         self._unguided = pl_module.denoiser.null_label is None or pl_module.network.num_classes == 0
         if self._unguided and self.sampler.guidance != CFG(scale=1):
-            rank_zero_warn(
+            _log.warning(
                 "previews are made without guidance: this model learns no prediction without class to guide with "
                 "(model.class_dropout=0 or model.num_classes=0)"
             )

@@ -32,7 +32,7 @@ ALL = [(group.name, name) for group in sorted(CONFIGS.iterdir()) if group.is_dir
 
 
 def composed(*overrides, name="train"):
-    OmegaConf.register_new_resolver("times", mul, replace=True)
+    OmegaConf.register_new_resolver("product", mul, replace=True)
     OmegaConf.register_new_resolver("count_classes", lambda root: len(folder_classes(root)), replace=True)
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose(name, [*overrides, "hydra.runtime.output_dir=unused"], return_hydra_config=True)

@@ -165,6 +165,20 @@ def test_an_unreadable_picture_is_named(tree, content):
     index = next(i for i, file in enumerate(data.train._files) if file == broken)
     with pytest.raises(ValueError, match=r"cannot read the picture .*cat/0\.png"):
         data.train.read(index)
+    with pytest.raises(ValueError, match=r"cannot read the picture .*cat/0\.png"):
+        data.prepare_data()
+
+
+def test_whole_pictures_pass_the_check_also_with_bytes_behind_their_end(tree):
+    file = tree / "train" / "ant" / "0.jpg"
+    file.write_bytes(file.read_bytes() + b"left behind by some camera" * 3)
+    folder(tree).prepare_data()
+
+
+def test_cifar_class_names_are_sorted_as_the_labels_are():
+    names = Cifar(root="unused", num_classes=100, image_size=32, channels=3, batch_size=8).class_names
+    assert len(names) == 100
+    assert names == sorted(names)
 
 
 def cifar_archive(root, count=20):

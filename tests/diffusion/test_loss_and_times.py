@@ -16,8 +16,8 @@ def test_loss_of_the_exact_denoiser_is_the_irreducible_error(path, native, space
     One test for every combination of kind and space: within 4 standard errors of 40,000 draws.
     """
     count, std, t = 40_000, 0.5, torch.tensor(0.4, dtype=torch.float64)
-    x0 = 0.7 + std * torch.randn(count, 1, dtype=torch.float64)
-    eps = torch.randn(count, 1, dtype=torch.float64)
+    x0 = 0.7 + std * torch.randn(count, 3, dtype=torch.float64)
+    eps = torch.randn(count, 3, dtype=torch.float64)
     prediction = Gaussian(path, native, mean=0.7, std=std)(path.interpolate(x0, eps, t), t)
     losses = MSE(space)(prediction, x0, eps)
     c = path.coefficients(t)

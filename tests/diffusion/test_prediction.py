@@ -28,6 +28,19 @@ def test_views_round_trip(path, native):
         torch.testing.assert_close(prediction.view(kind), expected, rtol=1e-8, atol=1e-9)
 
 
+@pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
+def test_each_kind_is_what_its_paper_says(path):
+    t, h = torch.tensor([0.0103, 0.2003, 0.5003, 0.8003, 0.9703], dtype=torch.float64), 1e-6
+    c = path.coefficients(t).like(X0)
+    prediction = truth(path, t, "x0")
+    assert torch.equal(prediction.x0, X0)
+    torch.testing.assert_close(prediction.eps, EPS, rtol=1e-8, atol=1e-9)
+    torch.testing.assert_close(prediction.v, c.alpha * EPS - c.sigma * X0, rtol=1e-8, atol=1e-9)
+    torch.testing.assert_close(prediction.score, -EPS / c.sigma, rtol=1e-8, atol=1e-9)
+    slope = (path.interpolate(X0, EPS, t + h) - path.interpolate(X0, EPS, t - h)) / (2 * h)
+    torch.testing.assert_close(prediction.velocity, slope, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_native_view_is_untouched(kind):
     native = torch.full((2, 3), float("nan"))

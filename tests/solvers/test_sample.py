@@ -74,6 +74,9 @@ def test_mistakes_are_refused_before_the_first_call():
     grid, noise = make_grid(FLOW, 2), torch.zeros(2, 1, 4, 4)
     with pytest.raises(ValueError, match=r"labels must have shape \(2,\), one per image, got \(3,\)"):
         sample(Denoiser(never, FLOW, "velocity"), noise, torch.zeros(3).long(), grid=grid)
+    for bad in (-1, 11):
+        with pytest.raises(ValueError, match=r"labels must be in 0 \.\.\. 10, got"):
+            sample(Denoiser(never, FLOW, "velocity", 10), noise, torch.tensor([0, bad]), grid=grid)
     for kind in ("eps", "score"):
         with pytest.raises(ValueError, match=f"predicts {kind} cannot start at t=1"):
             sample(Denoiser(never, FLOW, kind), noise, grid=grid)

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from dit.checkpoint import load, read
-from dit.diffusion import TimeDistribution
+from dit.diffusion import LogitNormal, TimeDistribution
 from dit.output import contact_sheet
 from dit.solvers import CFG, Sampler
 from dit.training import LevelLoss, Preview, SaveCheckpoint
@@ -58,6 +58,16 @@ def test_seed_zero_is_a_seed(tmp_path):
     assert len({step_seed(s, r, b) for s in range(4) for r in range(4) for b in range(4)}) == 64
 
 
+def test_bfloat16_training_keeps_weights_and_averages_in_float32(tmp_path):
+    model, run = fit(tmp_path, 5, settings={"precision": "bf16-mixed"})
+    assert {p.dtype for p in model.network.parameters()} == {torch.float32}
+    assert {a.dtype for average in model.ema.averages.values() for a in average.values()} == {torch.float32}
+    assert run.callback_metrics["train/loss"].isfinite()
+    plain, _ = fit(tmp_path, 5)
+    difference = [(a - b).abs().max() for a, b in zip(model.parameters(), plain.parameters(), strict=True)]
+    assert 0 < max(difference) < 0.1
+
+
 def test_training_overfits_one_batch(tmp_path):
     settings = {"limit_train_batches": 1}
     data = digits(16)
@@ -86,6 +96,15 @@ def test_accumulated_half_batches_equal_the_full_batch(tmp_path, monkeypatch):
     for a, b in zip(runs[0][0].parameters(), runs[1][0].parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=2e-5)
     assert runs[0][0].ema.steps == runs[1][0].ema.steps == 4
+
+
+def test_every_micro_batch_draws_anew(tmp_path, monkeypatch):
+    """Were the seed one of the step, accumulated batches would repeat each other's times and noise."""
+    drawn, draw = [], LogitNormal.sample
+    monkeypatch.setattr(LogitNormal, "sample", lambda *args: drawn.append(draw(*args)) or drawn[-1])
+    fit(tmp_path, 3, settings={"accumulate_grad_batches": 2})
+    assert len(drawn) == 6
+    assert len({tuple(t.tolist()) for t in drawn}) == 6
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path):
@@ -224,10 +243,10 @@ def test_preview_and_a_loaded_checkpoint_draw_the_same_images(tmp_path):
 
 
 @pytest.mark.parametrize("network", [{"class_dropout": 0.0}, {"num_classes": 0}])
-def test_a_model_without_a_null_class_is_previewed_without_guidance_and_says_so(tmp_path, network):
+def test_a_model_without_a_null_class_is_previewed_without_guidance_and_says_so(tmp_path, network, caplog):
     preview = Preview(str(tmp_path), Sampler(steps=2, guidance=CFG(2.0)), every_n_steps=1, classes=2, per_class=1)
-    with pytest.warns(UserWarning, match="previews are made without guidance"):
-        fit(tmp_path, 1, callbacks=[preview], **network)
+    fit(tmp_path, 1, callbacks=[preview], **network)
+    assert "previews are made without guidance" in caplog.text
     assert (tmp_path / "step_0000001.png").is_file()
 
 
