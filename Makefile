@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## train a DiT on real digits, sample it with guidance, score it (about 2 minutes on 2 cores)
 	@rm -rf $(DEMO)
 	$(BIN)/python train.py experiment=digits hydra.run.dir=$(DEMO)
-	@$(BIN)/python sample.py checkpoint=$(DEMO)/checkpoints/last.ckpt per_class=10 format=npz out=$(DEMO)
+	@$(BIN)/python sample.py checkpoint=$(DEMO)/checkpoints/last.ckpt per_class=10 format=npz out=$(DEMO) >/dev/null
 	@mv $(DEMO)/grid.png $(DEMO)/samples.png
 	@$(BIN)/python evaluate.py checkpoint=$(DEMO)/checkpoints/last.ckpt scales='[1,$${guidance.scale}]' out=$(DEMO)/scores.json
 	@echo "picture: $(DEMO)/samples.png"
@@ -37,7 +37,7 @@ test-all: $(STAMP) lint  ## the slow tests as well
 lint: $(STAMP)  ## ruff, pyright, import contract
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
 format: $(STAMP)  ## ruff's format and safe fixes
