@@ -10,7 +10,7 @@ from torchvision.datasets import CIFAR10, CIFAR100
 
 from data.pictures import InMemory, Pictures
 
-_NAMES_10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+_NAMES_10 = "airplane automobile bird cat deer dog frog horse ship truck"
 
 _NAMES_100 = """
 apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
@@ -38,7 +38,7 @@ class Cifar(Pictures):
 
     @property
     def class_names(self) -> list[str]:
-        return _NAMES_10 if self.num_classes == 10 else _NAMES_100.split()
+        return (_NAMES_10 if self.num_classes == 10 else _NAMES_100).split()
 
     def prepare_data(self) -> None:
         for train in (True, False):
