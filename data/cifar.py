@@ -38,7 +38,7 @@ class Cifar(Pictures):
 
     @property
     def class_names(self) -> list[str]:
-        return (_NAMES_10 if self.num_classes == 10 else _NAMES_100).split()
+        return [*(_NAMES_10 if self.num_classes == 10 else _NAMES_100).split()]
 
     def prepare_data(self) -> None:
         for train in (True, False):
