@@ -23,9 +23,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## train a DiT on real digits, sample it with guidance, score it (about 2 minutes on 2 cores)
 	@rm -rf $(DEMO)
 	$(BIN)/python train.py experiment=digits hydra.run.dir=$(DEMO)
-	@$(BIN)/python sample.py checkpoint=$(DEMO)/checkpoints/last.ckpt per_class=10 format=npz out=$(DEMO) >/dev/null
+	@$(BIN)/python sample.py checkpoint=$(DEMO)/checkpoints/last.ckpt per_class=10 guidance.scale=1.5 format=npz out=$(DEMO) >/dev/null
 	@mv $(DEMO)/grid.png $(DEMO)/samples.png
-	@$(BIN)/python evaluate.py checkpoint=$(DEMO)/checkpoints/last.ckpt scales='[1,$${guidance.scale}]' out=$(DEMO)/scores.json
+	@$(BIN)/python evaluate.py checkpoint=$(DEMO)/checkpoints/last.ckpt scales='[1,1.5]' out=$(DEMO)/scores.json
 	@echo "picture: $(DEMO)/samples.png"
 
 test: $(STAMP) lint  ## lint, types, import contract and the fast tests (about 3 minutes on 2 cores)

@@ -15,21 +15,26 @@ from dit.cli import entry, pick_device, plain
 from dit.evaluation import protocol_line, score_images, score_sampler, table, train_classifier
 
 
-@entry("evaluate")
+@entry("evaluate", whole={"images": 1, "real_images": 1, "steps": 1, "seed": 0, "batch_size": 1})
 def main(config: DictConfig) -> None:
     options = plain(config)
     device = pick_device(options["device"])
     sampler = instantiate(config.sampler)
     loaded = load(options["checkpoint"], options["weights"], device)
-    labels = loaded.labels(None, max(1, options["images"] // max(1, loaded.network.num_classes)))
-    if labels is None:
-        raise ValueError("class accuracy needs a class-conditional checkpoint; this one is unconditional")
+    if not 0 < loaded.network.num_classes <= options["images"]:
+        raise ValueError(f"images={options['images']} must be at least one for each of 1 or more classes of the model")
+    labels = loaded.labels(None, options["images"] // loaded.network.num_classes)
+    assert labels is not None
     codec = codec_from_spec(loaded.passport["data"]["normalisation"])
-    guidances = [replace(sampler.guidance, scale=scale) for scale in options["scales"]]
+    scales = options["scales"] if isinstance(options["scales"], list) else [options["scales"]]
+    guidances = [replace(sampler.guidance, scale=scale) for scale in scales]
     for guidance in guidances:
         guidance.check(loaded.denoiser, torch.tensor(labels))
 
-    data = instantiate(loaded.passport["config"]["data"])
+    moved = {"root": options["data_root"]} if options["data_root"] is not None else {}
+    data = instantiate({**loaded.passport["config"]["data"], **moved})
+    if data.facts != loaded.passport["data"]:
+        raise ValueError(f"data_root={options['data_root']} holds other pictures than the checkpoint was trained on")
     data.prepare_data()
     data.setup()
     train, held_out = (split.tensors(options["real_images"]) for split in (data.train, data.validation))

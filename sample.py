@@ -9,15 +9,16 @@ from omegaconf import DictConfig
 from data import codec_from_spec
 from dit.checkpoint import load
 from dit.cli import entry, pick_device, plain
-from dit.output import write_samples
+from dit.output import check_out, write_samples
 
 
-@entry("sample")
+@entry("sample", whole={"per_class": 1, "steps": 1, "seed": 0, "batch_size": 1})
 def main(config: DictConfig) -> None:
     options = plain(config)
     device = pick_device(options["device"])
     if options["format"] not in ("png", "npz"):
         raise ValueError(f"format must be png or npz, got {options['format']!r}")
+    check_out(Path(options["out"]))
     sampler = instantiate(config.sampler)
     loaded = load(options["checkpoint"], options["weights"], device)
     codec = codec_from_spec(loaded.passport["data"]["normalisation"])
@@ -39,8 +40,7 @@ def main(config: DictConfig) -> None:
         "weights": loaded.weights,
         "normalisation": codec.spec,
     }
-    shown = labels if labels is not None else [0] * count
-    written = write_samples(Path(options["out"]), images, shown, options["per_class"], protocol, options["format"])
+    written = write_samples(Path(options["out"]), images, labels, options["per_class"], protocol, options["format"])
     print(f"{count} images: {written[0]}")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
@@ -37,7 +37,8 @@ class FolderSplit(Split):
     def read(self, index: int) -> Tensor:
         """uint8 [C, S, S]: the short side resized to S with antialiasing, the centre cropped."""
         with _opened(self._files[index]) as picture:
-            pixels = F.pil_to_tensor(picture.convert(self._mode))  # [C, H, W]
+            upright = ImageOps.exif_transpose(picture)
+            pixels = F.pil_to_tensor(upright.convert(self._mode))  # [C, H, W]
         if min(pixels.shape[-2:]) != self._image_size:
             pixels = F.resize(pixels, [self._image_size], antialias=True)
         return F.center_crop(pixels, [self._image_size])  # [C, S, S]
@@ -45,16 +46,19 @@ class FolderSplit(Split):
     def check(self) -> None:
         """ValueError naming the first file that cannot be read, without decoding those that are whole."""
         with ThreadPoolExecutor() as threads:
-            for _ in threads.map(_check, self._files, chunksize=256):
-                pass
+            # In slices, so that an interrupt or the first bad file does not wait for millions of others.
+            for start in range(0, len(self._files), 4096):
+                list(threads.map(_check, self._files[start : start + 4096]))
 
 
 @contextmanager
 def _opened(file: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(file) as picture:
+            if picture.mode.startswith(("I", "F")):
+                raise ValueError(f"mode {picture.mode} has more than 8 bits a channel; convert it to 8")
             yield picture
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"cannot read the picture {file}: {error}") from error
 
 

@@ -92,8 +92,8 @@ class Pictures(LightningDataModule, ABC):
     ):
         super().__init__()
         for key, value in {"image_size": image_size, "channels": channels, "batch_size": batch_size}.items():
-            if value < 1:
-                raise ValueError(f"data.{key} must be at least 1, got {value}")
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"data.{key} must be a whole number of at least 1, got {value!r}")
         self.image_size, self.channels, self.num_classes = image_size, channels, num_classes
         self.batch_size, self.seed, self.mirror, self.num_workers = batch_size, seed, mirror, num_workers
         self.validation_images, self.validation_batch_size = validation_images, validation_batch_size
@@ -172,6 +172,21 @@ class Pictures(LightningDataModule, ABC):
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What fixes which pictures a batch number means; saved by Lightning in every checkpoint."""
+        assert self.trainer is not None
+        accumulated = self.trainer.accumulate_grad_batches
+        return {"batch_size": self.batch_size, "seed": self.seed, "mirror": self.mirror, "accumulated": accumulated}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for key, mine in self.state_dict().items():
+            if state_dict[key] != mine:
+                name = "trainer.accumulate_grad_batches" if key == "accumulated" else f"data.{key}"
+                raise ValueError(
+                    f"cannot resume with {name}={mine}: the checkpoint was trained with {state_dict[key]}, and another "
+                    "value would repeat or skip pictures"
+                )
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         # Pictures travel as bytes and become floats on the device.

@@ -36,13 +36,13 @@ class Loaded:
         """One name per label of the network; empty where it is unconditional."""
         return self.passport["data"]["class_names"][: self.network.num_classes]
 
-    def labels(self, classes: Sequence[int | str] | None, per_class: int) -> list[int] | None:
+    def labels(self, classes: Sequence[int | str] | int | str | None, per_class: int) -> list[int] | None:
         """`per_class` labels of each of `classes` (labels or names; all if None), class by class.
 
-        None for an unconditional network. Raises ValueError for an unknown class or per_class < 1.
+        None for an unconditional network. Raises ValueError for an unknown class.
         """
-        if per_class < 1:
-            raise ValueError(f"per_class must be at least 1, got {per_class}")
+        assert per_class >= 1
+        classes = [classes] if isinstance(classes, int | str) else classes
         names = self.class_names
         if not names:
             if classes is not None:
@@ -56,7 +56,12 @@ class Loaded:
 
 
 def _label(given: int | str, names: list[str]) -> int:
-    if isinstance(given, int) and 0 <= given < len(names):
+    if isinstance(given, int) and not isinstance(given, bool) and 0 <= given < len(names):
+        if names[given] != str(given) and str(given) in names:
+            raise ValueError(
+                f"classes={given} is both label {given} (class {names[given]}) and the name of class "
+                f"{names.index(str(given))}; write names of digits in quotes, classes=[\"'{given}'\"]"
+            )
         return given
     if isinstance(given, str) and given in names:
         return names.index(given)
@@ -89,19 +94,28 @@ def load(file: str | Path, weights: str = "ema", device: str | torch.device = "c
     return Loaded(network, denoiser, passport, weights, contents.get("global_step", 0))
 
 
-def read(file: str | Path) -> dict[str, Any]:
-    """The plain containers of a checkpoint, on the CPU. ValueError for anything that is not one of ours."""
+def check_resume(file: str | Path, max_steps: int) -> None:
+    """ValueError, before anything else is built, where `file` is no checkpoint or its run is already over."""
+    step = read(file, "resume")["global_step"]
+    if step >= max_steps:
+        raise ValueError(f"trainer.max_steps={max_steps} must exceed step {step}, which resume={file} has reached")
+
+
+def read(file: str | Path, key: str = "checkpoint") -> dict[str, Any]:
+    """The plain containers of a checkpoint, on the CPU. ValueError, blaming the setting `key`, if it is not ours."""
     file = Path(file)
-    if not file.is_file():
-        raise ValueError(f"checkpoint={file} does not exist; give the path of a .ckpt file that train.py wrote")
+    if not file.exists():
+        raise ValueError(f"{key}={file} does not exist; give the path of a .ckpt file that train.py wrote")
+    if file.is_dir():
+        raise ValueError(f"{key}={file} is a folder; give the path of a .ckpt file that train.py wrote")
     try:
         contents = torch.load(file, map_location="cpu", weights_only=True)
+    except PermissionError as error:
+        raise ValueError(f"{key}={file} cannot be read: {error.strerror}") from error
     except (RuntimeError, EOFError, OSError, KeyError, pickle.UnpicklingError) as error:
         raise ValueError(
-            f"checkpoint={file} cannot be read ({file.stat().st_size:,} bytes): it is truncated or no checkpoint"
+            f"{key}={file} cannot be read ({file.stat().st_size:,} bytes): it is truncated or no checkpoint"
         ) from error
     if not isinstance(contents, dict) or not all(entry in contents for entry in _ENTRIES):
-        raise ValueError(
-            f"checkpoint={file} is of another kind: it has no {', '.join(_ENTRIES)} as train.py writes them"
-        )
+        raise ValueError(f"{key}={file} is of another kind: it has no {', '.join(_ENTRIES)} as train.py writes them")
     return contents

@@ -6,21 +6,32 @@ import functools
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import hydra
 import torch
-from hydra.errors import InstantiationException
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException, InstantiationException
+from hydra.types import RunMode
+from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 
-def entry(config_name: str, resolvers: dict[str, Callable[..., Any]] | None = None) -> Callable[..., Any]:
-    """`hydra.main` on the configs/ beside the script, in which a user's mistake ends in one sentence and exit code 2.
+class Mistake(CompactHydraException):
+    """How a job of a sweep ends over a user's mistake: Hydra goes on with the next job, and shows no traceback."""
+
+
+def entry(
+    config_name: str, whole: dict[str, int], resolvers: dict[str, Callable[..., Any]] | None = None
+) -> Callable[..., Any]:
+    """`hydra.main` on the configs/ beside the script, in which a user's mistake ends in one sentence and exit code 1.
 
     A mistake is a ValueError, a FloatingPointError, or what Hydra and OmegaConf raise; anything else is a bug of ours
-    and keeps its traceback, as does everything under HYDRA_FULL_ERROR=1. resolvers: `${name:...}` for the configs.
+    and keeps its traceback, as does everything under HYDRA_FULL_ERROR=1. whole: keys that must be whole numbers, with
+    the least allowed. resolvers: `${name:...}` for the configs.
     """
     # Lightning 2.6 calls what PyTorch 2.15 deprecates; nobody who runs a script can do anything about it.
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
@@ -31,16 +42,25 @@ def entry(config_name: str, resolvers: dict[str, Callable[..., Any]] | None = No
         @functools.wraps(main)
         def checked(config: DictConfig) -> None:
             try:
+                for key, least in whole.items():
+                    _check_whole(key, config[key], least)
                 main(config)
             except (ValueError, FloatingPointError, InstantiationException, OmegaConfBaseException) as error:
                 if os.environ.get("HYDRA_FULL_ERROR", "0") == "1":
                     raise
                 sys.stderr.write(f"error: {sentence(error)}\n")
-                raise SystemExit(2) from None
+                if HydraConfig.get().mode == RunMode.MULTIRUN:
+                    raise Mistake(sentence(error)) from None
+                raise SystemExit(1) from None
 
         return hydra.main(version_base="1.3", config_path="configs", config_name=config_name)(checked)
 
     return decorate
+
+
+def _check_whole(key: str, value: Any, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{key} must be a whole number of at least {least}, got {value!r}")
 
 
 def sentence(error: BaseException) -> str:
@@ -71,3 +91,16 @@ def pick_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device must be auto, cpu or a device of this machine, got {name!r}") from error
     return device
+
+
+@contextmanager
+def finishing(loggers: Sequence[Logger]) -> Iterator[None]:
+    """Ends the wandb run, as failed if the body raises: the jobs of a sweep share a process, each needs its own."""
+    exit_code = 1
+    try:
+        yield
+        exit_code = 0
+    finally:
+        for logger in loggers:
+            if isinstance(logger, WandbLogger):
+                logger.experiment.finish(exit_code=exit_code)

@@ -24,29 +24,39 @@ def contact_sheet(images: Tensor, columns: int) -> Tensor:
     return make_grid(large, nrow=columns, padding=2, pad_value=255).to(torch.uint8)
 
 
+def check_out(out: Path) -> None:
+    """ValueError where `out` is a file or already holds samples, which would mix with the new ones."""
+    if out.is_file() or (out / "samples.json").exists():
+        raise ValueError(f"out={out} already holds samples or is a file; give another folder")
+
+
 def write_samples(
     out: Path,
     images: Tensor,
-    labels: Sequence[int],
+    labels: Sequence[int] | None,
     columns: int,
     protocol: dict[str, Any],
     form: Literal["png", "npz"] = "png",
 ) -> list[Path]:
     """Write grid.png and samples.json, and the images as PNGs or as samples.npz, into `out`; return what was written.
 
-    images: uint8 [N, C, H, W]; labels: N. npz holds `arr_0` (uint8 NHWC) and `arr_1` (labels), as the ADM evaluation
-    suite reads it. PNGs are named by index and label.
+    images: uint8 [N, C, H, W]; labels: N, or None without classes. npz holds `arr_0` (uint8 NHWC) and `arr_1` (labels),
+    as the ADM evaluation suite reads it. PNGs are named by index and label.
     """
+    check_out(out)
     out.mkdir(parents=True, exist_ok=True)
-    sheet, protocol_file = out / "grid.png", out / "samples.json"
-    to_pil_image(contact_sheet(images, columns)).save(sheet)
-    written = [sheet]
+    written = [out / "grid.png"]
+    to_pil_image(contact_sheet(images, columns)).save(written[0])
     if form == "npz":
         written.append(out / "samples.npz")
-        np.savez(written[-1], images.permute(0, 2, 3, 1).numpy(), np.asarray(labels, dtype=np.int64))
+        arrays = [images.permute(0, 2, 3, 1).numpy()]
+        np.savez(written[-1], *arrays, *([] if labels is None else [np.asarray(labels, dtype=np.int64)]))
     else:
-        for index, (image, label) in enumerate(zip(images, labels, strict=True)):
-            written.append(out / f"{index:05d}_class{label}.png")
+        endings = [""] * len(images) if labels is None else [f"_class{label}" for label in labels]
+        for index, (image, ending) in enumerate(zip(images, endings, strict=True)):
+            written.append(out / f"{index:05d}{ending}.png")
             to_pil_image(image).save(written[-1])
-    protocol_file.write_text(json.dumps(protocol, indent=2, allow_nan=False) + "\n")
-    return [*written, protocol_file]
+    # Last, so that its presence says that all the rest is there.
+    written.append(out / "samples.json")
+    written[-1].write_text(json.dumps(protocol, indent=2, allow_nan=False) + "\n")
+    return written

@@ -18,13 +18,6 @@ class Trigonometric(GaussianPath):
     def t_from_log_snr(self, log_snr):
         return torch.atan(torch.exp(-log_snr / 2)) * 2 / torch.pi
 
-    def network_time(self, t):
-        return t
-
-    @property
-    def spec(self):
-        return {"name": "Trigonometric"}
-
 
 PATHS = {
     "flow": LinearFlow(),

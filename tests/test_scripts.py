@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -155,11 +156,17 @@ def test_training_goes_on_from_a_checkpoint(trained, tmp_path):
         (["diffusion.kind=eps"], "predicts eps cannot start at t=1, where alpha is 0"),
         (["model.dropout=0.1"], "Key 'dropout' is not in struct"),
         (["+model.dropout=0.1"], "unexpected keyword argument 'dropout'"),
-        (["steps=0"], "steps must be at least 1, got 0"),
+        (["steps=0"], "steps must be a whole number of at least 1, got 0"),
+        (["seed=x"], "seed must be a whole number of at least 0, got 'x'"),
+        (["model.num_classes=9"], "model.num_classes must be 10 or 0, as the pictures are, got 9"),
+        (["model.image_size=16"], "model.image_size must be 8, as the pictures are, got 16"),
+        (["trainer.precision=16-true"], "bf16-mixed and 32-true are allowed"),
+        (["compile=foo"], "compile must be null or one of"),
+        (["diffusion=ddpm_linear", "diffusion.path.steps=100"], "validation.levels must lie on the path; -5 does not"),
         (["resume=nothing.ckpt"], "resume=nothing.ckpt does not exist"),
         (["data=folder"], "data.root"),
         (["data=folder", "data.root=nowhere"], "data.root=nowhere must be a folder with train/<class>/ inside"),
-        (["ema.decays=[2]"], "ema.decays must be one or more numbers in [0, 1), got [2]"),
+        (["ema.decays=[2]"], "ema.decays must be a list of one or more numbers in [0, 1), got [2]"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
@@ -167,6 +174,84 @@ def test_a_mistake_in_training_gets_one_sentence(overrides, sentence, refused, t
     text = refused("train.py", "debug=fast", *overrides, f"hydra.run.dir={tmp_path}")
     assert sentence in text
     assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_broken_checkpoint_cannot_be_resumed(trained, refused, tmp_path):
+    whole = (trained[0] / "checkpoints" / "last.ckpt").read_bytes()
+    (tmp_path / "half.ckpt").write_bytes(whole[: len(whole) // 2])
+    torch.save({"weights": 1}, tmp_path / "other.ckpt")
+    options = ["experiment=digits", "debug=fast", f"hydra.run.dir={tmp_path}/run"]
+    for name, part in {"half": "truncated", "other": "of another kind"}.items():
+        text = refused("train.py", *options, f"resume={tmp_path}/{name}.ckpt")
+        assert f"resume={tmp_path}/{name}.ckpt" in text
+        assert part in text
+    text = refused("train.py", *options, f"resume={trained[0]}/checkpoints/last.ckpt")
+    assert "trainer.max_steps=4 must exceed step 4" in text
+
+
+def test_a_bad_job_does_not_stop_its_sweep(tmp_path):
+    text = run("train.py", "-m", "debug=fast", "model.patch_size=3,2", f"hydra.sweep.dir={tmp_path}", ok=False)
+    assert "error: model.patch_size must divide the image size 8, got 3" in text
+    assert not (tmp_path / "0" / "checkpoints").exists()
+    assert (tmp_path / "1" / "checkpoints" / "last.ckpt").is_file()
+
+
+def test_the_cifar_recipe_runs(tmp_path):
+    """experiment=cifar10 on a folder of real files, as the README says, cut to a few steps of a small batch."""
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for name in ("a", "b"):
+            (tmp_path / "data" / split / name).mkdir(parents=True)
+            for i in range(4):
+                pixels = rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "data" / split / name / f"{i}.jpg")
+    run(
+        "train.py", "experiment=cifar10", "debug=fast", "data=folder", f"data.root={tmp_path}/data", "steps=1",
+        "data.batch_size=2", "data.validation_images=2", "data.num_workers=0", "trainer.max_steps=2",
+        "callbacks.preview.classes=1", f"hydra.run.dir={tmp_path}/run",
+    )  # fmt: skip
+    assert set(torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["ema"]["averages"]) == {
+        "0.9999",
+        "0.9996",
+    }
+
+
+def test_preview_and_sample_draw_the_same_sheet(trained, tmp_path):
+    checkpoint = trained[0] / "checkpoints" / "last.ckpt"
+    run("sample.py", f"checkpoint={checkpoint}", "per_class=1", "steps=2", "guidance.scale=1.5", f"out={tmp_path}/out")
+    with Image.open(trained[0] / "previews/step_0000004.png") as a, Image.open(tmp_path / "out/grid.png") as b:
+        difference = np.abs(np.asarray(a).astype(int) - np.asarray(b).astype(int))
+    assert difference.max() <= 1  # a value on the edge between two bytes
+
+
+def test_samples_do_not_mix_with_others(trained, refused, tmp_path):
+    checkpoint = trained[0] / "checkpoints" / "last.ckpt"
+    run("sample.py", f"checkpoint={checkpoint}", "classes=[1]", "per_class=1", "steps=1", f"out={tmp_path}/out")
+    text = refused("sample.py", f"checkpoint={checkpoint}", "classes=[2]", "steps=1", f"out={tmp_path}/out")
+    assert "already holds samples" in text
+
+
+def test_commands_of_the_readme_work(trained, refused, tmp_path, monkeypatch, capfd):
+    """The Python example runs, every training command composes, the sampling command samples."""
+    text = (ROOT / "README.md").read_text().replace("\\\n", " ")
+    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec(example, {})
+    assert "torch.Size([4, 16]) NFE(evaluations=39, rows=78.0)" in capfd.readouterr().out
+    commands = [line.split("#")[0].split() for line in text.splitlines() if line.startswith("python ")]
+    assert len(commands) >= 8
+    monkeypatch.chdir(ROOT)
+    for _, script, *arguments in commands:
+        if script == "train.py":
+            plain = [a for a in arguments if a not in ("-m", "--cfg", "job") and "," not in a]
+            monkeypatch.setattr(sys, "argv", [script, *plain, "--cfg", "job"])
+            runpy.run_path(str(ROOT / script), run_name="__main__")
+            assert "optimizer:" in capfd.readouterr().out
+    (command,) = [c for c in commands if c[1] == "sample.py"]
+    checkpoint = trained[0] / "checkpoints" / "last.ckpt"
+    changed = {"checkpoint": checkpoint, "out": tmp_path / "out", "steps": 2}
+    arguments = [a for a in command[2:] if a.split("=")[0] not in changed]
+    run("sample.py", *arguments, *(f"{key}={value}" for key, value in changed.items()))
+    assert len(list((tmp_path / "out").glob("0*.png"))) == 16
 
 
 def test_a_mistake_shows_its_traceback_when_asked(tmp_path):
@@ -182,8 +267,9 @@ def test_a_mistake_shows_its_traceback_when_asked(tmp_path):
     [
         (["classes=[10]"], "classes must be labels 0 to 9 or names of 0, 1, 2"),
         (["classes=[-1]"], "got -1"),
-        (["per_class=0"], "per_class must be at least 1, got 0"),
-        (["steps=0"], "steps must be at least 1, got 0"),
+        (["per_class=0"], "per_class must be a whole number of at least 1, got 0"),
+        (["classes=dog"], "got 'dog'"),
+        (["steps=2.5"], "steps must be a whole number of at least 1, got 2.5"),
         (["solver=magic"], "Could not find 'solver/magic'"),
         (["format=gif"], "format must be png or npz, got 'gif'"),
         (["weights=0.5"], "weights must be ema, raw or one of 0.999, got"),
@@ -212,8 +298,8 @@ def test_guidance_on_a_model_trained_without_dropout_is_refused(refused, tmp_pat
     run("train.py", "debug=fast", "model.class_dropout=0", f"hydra.run.dir={tmp_path}")
     checkpoint = tmp_path / "checkpoints" / "last.ckpt"
     text = refused("sample.py", f"checkpoint={checkpoint}", "guidance.scale=2", "steps=1", f"out={tmp_path}/out")
-    assert "trained with class_dropout 0, so only scale 1 is allowed" in text
-    run("sample.py", f"checkpoint={checkpoint}", "guidance=none", "steps=1", f"out={tmp_path}/out")
+    assert "trained with class_dropout 0, so only guidance.scale=1 is allowed" in text
+    run("sample.py", f"checkpoint={checkpoint}", "steps=1", f"out={tmp_path}/out")
 
 
 def test_a_folder_with_an_unreadable_picture_names_it(tmp_path):

@@ -46,14 +46,14 @@ class GaussianPath(ABC):
     def t_from_log_snr(self, log_snr: Tensor) -> Tensor:
         """The t at which 2 ln(alpha/sigma) equals `log_snr`; clamped to [0, 1]."""
 
-    @abstractmethod
     def network_time(self, t: Tensor) -> Tensor:
-        """The number the network is told at t."""
+        """The number the network is told at t: the sinusoidal embedding was made for about a thousand steps."""
+        return 1000.0 * t  # time_scale of every path that does not say otherwise
 
     @property
-    @abstractmethod
     def spec(self) -> dict[str, Any]:
-        """Plain containers from which `path_from_spec` rebuilds this path."""
+        """Plain containers from which `path_from_spec` rebuilds a shipped path."""
+        return {"name": type(self).__name__}
 
     def interpolate(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """x_t for data x0 [B, *D], noise eps [B, *D] and t [B] or scalar."""
@@ -96,7 +96,8 @@ class DiscreteVP(GaussianPath):
     Index i of the table has i + 1 betas applied, so it sits at t = (i + 1) / T, and t = 0 is clean data. Between two
     indices ln(sigma/alpha) is linear in the index (the convention of k-diffusion); below index 0 sigma/alpha itself
     is linear, so that t = 0 is exact. At a knot the derivative is the one from the right, at the last from the left.
-    The network is told the index T t - 1.
+    The network is told the index T t - 1. The constructors below do not rescale betas: a table of other than a
+    thousand steps wants other betas to end in noise.
     """
 
     def __init__(self, betas: Sequence[float], recipe: dict[str, Any] | None = None):
@@ -105,7 +106,8 @@ class DiscreteVP(GaussianPath):
         if len(table) < 2 or not bool(((table > 0) & (table < 1)).all()):
             raise ValueError(f"betas must be at least two numbers inside (0, 1), got {len(table)} of them")
         # u = sigma/alpha = sqrt(1/alpha_bar - 1), through expm1 so that the first entries keep their digits.
-        self._log_u = torch.expm1(-torch.log1p(-table).cumsum(0)).log() / 2
+        log_u = torch.expm1(-torch.log1p(-table).cumsum(0)).log() / 2
+        self._log_u = {log_u.device: log_u}  # one copy a device
         self._spec = recipe or {"name": "DiscreteVP", "betas": table.tolist()}
         self.num_steps = len(table)
 
@@ -135,9 +137,9 @@ class DiscreteVP(GaussianPath):
     def _table_and_index(self, t: Tensor) -> tuple[Tensor, Tensor]:
         # float64 throughout; Apple's GPUs have none, so there the few numbers of t take the CPU.
         device = torch.device("cpu") if t.device.type == "mps" else t.device
-        if self._log_u.device != device:
-            self._log_u = self._log_u.to(device)
-        return self._log_u, t.to(device).double() * self.num_steps - 1
+        if device not in self._log_u:
+            self._log_u[device] = self._log_u[torch.device("cpu")].to(device)
+        return self._log_u[device], t.to(device).double() * self.num_steps - 1
 
     def coefficients(self, t: Tensor) -> Coefficients:
         log_u, index = self._table_and_index(t)
@@ -152,7 +154,7 @@ class DiscreteVP(GaussianPath):
         return Coefficients(*(value.to(t.dtype).to(t.device) for value in values))
 
     def t_from_log_snr(self, log_snr: Tensor) -> Tensor:
-        log_u, target = self._log_u.cpu(), (-log_snr.detach().cpu().double() / 2)
+        log_u, target = self._log_u[torch.device("cpu")], (-log_snr.detach().cpu().double() / 2)
         right = torch.searchsorted(log_u, target.contiguous()).clamp(1, self.num_steps - 1)
         index = right - 1 + (target - log_u[right - 1]) / (log_u[right] - log_u[right - 1])
         index = torch.where(target < log_u[0], torch.exp(target - log_u[0]) - 1, index)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,7 +69,7 @@ def train_classifier(
             torch.manual_seed(0)
             _fit(network := SmallConvNet(images.shape[1], num_classes), images, labels, steps)
         cache.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_suffix(".tmp")
+        temporary = file.with_suffix(f".{os.getpid()}.tmp")
         torch.save(network.state_dict(), temporary)
         temporary.replace(file)
     network.eval()

@@ -65,11 +65,20 @@ def score_sampler(
 def table(scores: Sequence[Score]) -> Table:
     """The scores as a small table for the terminal."""
     result = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("guidance", "class accuracy", "Frechet distance", "solver, steps", "NFE", "rows/image", "seconds"):
+    for heading in (
+        "guidance",
+        "images",
+        "class accuracy",
+        "Frechet distance",
+        "solver, steps",
+        "NFE",
+        "rows/image",
+        "seconds",
+    ):
         result.add_column(heading, justify="left" if heading == "guidance" else "right")
     for s in scores:
         sampled = (s.solver, s.evaluations, f"{s.rows:g}", f"{s.seconds:.1f}") if s.rows and s.seconds else ("-",) * 4
-        result.add_row(s.name, f"{s.accuracy:.3f}", f"{s.frechet:.2f}", *map(str, sampled))
+        result.add_row(s.name, f"{s.images:,}", f"{s.accuracy:.3f}", f"{s.frechet:.2f}", *map(str, sampled))
     return result
 
 

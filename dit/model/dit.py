@@ -41,21 +41,26 @@ class DiT(nn.Module):
         activation_checkpointing: bool = False,
     ):
         super().__init__()
-        if patch_size < 1 or image_size % patch_size:
+        sizes = {"patch_size": patch_size, "hidden_size": hidden_size, "depth": depth, "num_heads": num_heads}
+        for name, value in {
+            **sizes,
+            "image_size": image_size,
+            "channels": channels,
+            "num_classes": num_classes,
+        }.items():
+            least = 0 if name == "num_classes" else 1
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"model.{name} must be a whole number of at least {least}, got {value!r}")
+        if image_size % patch_size:
             raise ValueError(f"model.patch_size must divide the image size {image_size}, got {patch_size}")
-        if num_heads < 1 or hidden_size % num_heads:
+        if hidden_size % num_heads:
             raise ValueError(f"model.num_heads must divide hidden_size {hidden_size}, got {num_heads}")
         if hidden_size % 4:
             raise ValueError(
                 f"model.hidden_size must be a multiple of 4 for 2-D sine-cosine positions, got {hidden_size}"
             )
-        if not 0 <= class_dropout <= 1:
-            raise ValueError(f"model.class_dropout must be in [0, 1], got {class_dropout}")
-        if num_classes < 0 or depth < 1 or channels < 1:
-            raise ValueError(
-                "model needs num_classes >= 0, depth >= 1 and channels >= 1, "
-                f"got num_classes={num_classes}, depth={depth}, channels={channels}"
-            )
+        if not isinstance(class_dropout, int | float) or not 0 <= class_dropout <= 1:
+            raise ValueError(f"model.class_dropout must be in [0, 1], got {class_dropout!r}")
         self.arguments: dict[str, Any] = {
             "image_size": image_size, "channels": channels, "num_classes": num_classes, "patch_size": patch_size,
             "hidden_size": hidden_size, "depth": depth, "num_heads": num_heads, "mlp_ratio": mlp_ratio,

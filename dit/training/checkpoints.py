@@ -30,16 +30,35 @@ class RenamedCheckpointIO(TorchCheckpointIO):
 
 
 class SaveCheckpoint(Checkpoint):
-    """Writes `folder`/last.ckpt every `every_n_steps` optimiser steps and at the end of training."""
+    """Writes `folder`/last.ckpt every `every_n_steps` optimiser steps and when training ends.
+
+    Refuses, before training, to replace the checkpoint of another run: only the file that is being resumed.
+    """
 
     def __init__(self, folder: str, every_n_steps: int):
         if every_n_steps < 1:
             raise ValueError(f"callbacks.checkpoint.every_n_steps must be at least 1, got {every_n_steps}")
         self.file, self.every_n_steps = Path(folder) / "last.ckpt", every_n_steps
-        self._last = 0
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        resumed = trainer.ckpt_path is not None and Path(trainer.ckpt_path).resolve() == self.file.resolve()
+        if self.file.exists() and not resumed:
+            raise ValueError(
+                f"{self.file} is the checkpoint of another run; resume={self.file} or choose another folder"
+            )
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._saved = trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        step = trainer.global_step
-        if step > self._last and (step % self.every_n_steps == 0 or step == trainer.max_steps):
-            self._last = step
+        # With accumulated batches several batches end at the same step; only the first is between two updates.
+        if trainer.global_step % self.every_n_steps == 0:
+            self._save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        if trainer.global_step > self._saved:
+            self._saved = trainer.global_step
             trainer.save_checkpoint(self.file, weights_only=False)  # with optimiser and loops

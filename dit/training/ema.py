@@ -20,8 +20,8 @@ class Ema:
     """
 
     def __init__(self, decays: Sequence[float] = (0.9999,), warmup: float = 10.0):
-        if not decays or not all(0 <= d < 1 for d in decays):
-            raise ValueError(f"ema.decays must be one or more numbers in [0, 1), got {list(decays)}")
+        if isinstance(decays, int | float | str) or not decays or not all(0 <= d < 1 for d in decays):
+            raise ValueError(f"ema.decays must be a list of one or more numbers in [0, 1), got {decays}")
         if len({str(float(d)) for d in decays}) < len(decays):
             raise ValueError(f"ema.decays must differ, got {list(decays)}")
         if warmup < 0:

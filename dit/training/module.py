@@ -44,10 +44,14 @@ class DiTModule(LightningModule):
         validation: LevelLoss | None = None,
     ):
         super().__init__()
+        _check_fit(network, facts)
+        if compile is not None and compile not in (known := torch.compiler.list_backends(())):
+            raise ValueError(f"compile must be null or one of {', '.join(known)}, got {compile!r}")
         self.network = network
         self.denoiser = Denoiser(network, path, kind, network.trained_null_label)
         self.times, self.loss, self.ema, self.seed, self.compile_backend = times, loss, ema, seed, compile
         self.level_loss = validation or LevelLoss()
+        self.level_loss.check(path)
         self._optimizer, self._scheduler = optimizer, scheduler
         self.passport: dict[str, Any] = {
             "model": network.arguments,
@@ -58,6 +62,11 @@ class DiTModule(LightningModule):
         }
 
     def setup(self, stage: str) -> None:
+        if str(self.trainer.precision).startswith("16"):
+            raise ValueError(
+                f"trainer.precision={self.trainer.precision} skips steps whose gradients overflow, unseen by averages "
+                "and schedules; bf16-mixed and 32-true are allowed"
+            )
         if self.compile_backend is not None:
             # In place: the state dict keeps the names of eager training.
             self.network.compile(backend=self.compile_backend)
@@ -76,9 +85,12 @@ class DiTModule(LightningModule):
         t = self.times.sample(len(x0), x0.device)  # [B]
         eps = torch.randn_like(x0)  # [B, C, H, W]
         losses = self.losses(x0, labels, t, eps)  # [B]
-        self._stop_if_not_finite(losses, t, index)
+        bad = ~losses.detach().isfinite()  # [B]
+        if bool(bad.any()):
+            self._stop("loss", t[bad], index[bad])
+        self._last_batch = (t, index)
         loss = losses.mean()
-        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/loss", loss)
         return loss
 
     def losses(self, x0: Tensor, labels: Tensor, t: Tensor, eps: Tensor) -> Tensor:
@@ -86,15 +98,20 @@ class DiTModule(LightningModule):
         x = self.denoiser.path.interpolate(x0, eps, t)  # [B, C, H, W]
         return self.loss(self.denoiser(x, t, labels), x0, eps)  # [B]
 
-    def _stop_if_not_finite(self, losses: Tensor, t: Tensor, index: Tensor) -> None:
-        bad = ~losses.detach().isfinite()
-        if bool(bad.any()):
-            levels = ", ".join(f"{v:.2f}" for v in self.denoiser.path.log_snr(t[bad]).tolist())
-            pictures = ", ".join(map(str, index[bad].tolist()))
-            raise FloatingPointError(
-                f"the loss is not finite at step {self.global_step} (rank {self.global_rank}), at log-SNR {levels}, "
-                f"for pictures {pictures} of the training split; the weights were not updated"
-            )
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        norm = nn.utils.get_total_norm([p.grad for p in self.network.parameters() if p.grad is not None])
+        self.log("train/gradient_norm", norm)
+        if not bool(norm.isfinite()):
+            self._stop("gradient", *self._last_batch)
+
+    def _stop(self, what: str, t: Tensor, index: Tensor) -> None:
+        """Before the optimiser moves: the last checkpoint is good."""
+        levels = [f"{level:.2f}" for level in self.denoiser.path.log_snr(t).tolist()]
+        pictures = [str(number) for number in index.tolist()]
+        raise FloatingPointError(
+            f"the {what} is not finite at step {self.global_step} (rank {self.global_rank}), log-SNR "
+            f"{_first(levels)}, pictures {_first(pictures)} of the training split; this step's update was not applied"
+        )
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
@@ -126,12 +143,26 @@ class DiTModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         theirs = checkpoint["passport"]
-        for key in ("model", "path", "kind"):
+        for key in ("model", "path", "kind", "data"):
             if theirs[key] != self.passport[key]:
                 raise ValueError(
                     f"cannot resume: the checkpoint's {key} is {theirs[key]}, the configuration's {self.passport[key]}"
                 )
         self.ema.load_state_dict(checkpoint["ema"])
+
+
+def _check_fit(network: DiT, facts: dict[str, Any]) -> None:
+    """The configuration interpolates these from the data; whoever types them must type the same."""
+    for key in ("image_size", "channels", "num_classes"):
+        given, allowed = network.arguments[key], [facts[key]] + ([0] if key == "num_classes" else [])
+        if given not in allowed:
+            shown = " or ".join(map(str, allowed))
+            raise ValueError(f"model.{key} must be {shown}, as the pictures are, got {given}")
+
+
+def _first(items: list[str], count: int = 4) -> str:
+    more = f" and {len(items) - count} more" if len(items) > count else ""
+    return ", ".join(items[:count]) + more
 
 
 def step_seed(seed: int, rank: int, batch: int) -> int:

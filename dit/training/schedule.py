@@ -16,7 +16,7 @@ def constant(optimizer: Optimizer, warmup: int = 0) -> LambdaLR:
 def cosine(optimizer: Optimizer, total: int, warmup: int = 0, final: float = 0.0) -> LambdaLR:
     """Linear rise over `warmup` steps, then half a cosine down to `final` x the peak at step `total`."""
     if total <= warmup:
-        raise ValueError(f"scheduler.total must exceed scheduler.warmup={warmup}, got {total}")
+        raise ValueError(f"scheduler.total must exceed scheduler.warmup={warmup}, got {total} (trainer.max_steps)")
 
     def factor(step: int) -> float:
         progress = min(max(step - warmup, 0) / (total - warmup), 1.0)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dit.diffusion import Denoiser
+from dit.diffusion import Denoiser, GaussianPath
 from dit.solvers import ImageNoise
 
 
@@ -24,6 +24,15 @@ class LevelLoss:
 
     levels: Sequence[float] = (-5.0, -3.0, -1.0, 1.0, 3.0, 5.0, 7.0)
     seed: int = 0
+
+    def check(self, path: GaussianPath) -> None:
+        """ValueError where a level lies outside `path`: its loss would be that of another level."""
+        for level in self.levels:
+            reached = float(path.log_snr(path.t_from_log_snr(torch.tensor(level, dtype=torch.float64))))
+            if abs(reached - level) > 1e-6:
+                raise ValueError(
+                    f"validation.levels must lie on the path; {level:g} does not, the nearest is {reached:.2f}"
+                )
 
     @torch.no_grad()
     def __call__(self, denoiser: Denoiser, x0: Tensor, labels: Tensor, index: Tensor) -> dict[float, Tensor]:

@@ -17,7 +17,7 @@ from dit.checkpoint import Loaded
 from dit.diffusion import MSE, GaussianPath, TimeDistribution
 from dit.model import DiT
 from dit.solvers import Guidance, Sampler, Solver, make_grid
-from dit.training import Ema
+from dit.training import Ema, LevelLoss
 from dit.training.preview import Preview
 from tests.data.test_data import tree  # noqa: F401
 
@@ -92,6 +92,8 @@ def test_every_file_of_every_group_composes_and_builds(group, name, tree):  # no
                 assert all(word in sources for word in ("Command:", "Hardware:", "Time:", "Expected:"))
             OmegaConf.to_container(config.data, resolve=True)
             OmegaConf.to_container(config.trainer, resolve=True)
+        case "validation":
+            assert isinstance(instantiate(config.validation), LevelLoss)
         case "paths":
             assert config.paths.output_root == "outputs"
         case _:
@@ -122,6 +124,7 @@ def test_facts_are_owned_by_the_data_and_batch_is_global():
     config = composed("data=cifar100")
     assert (config.model.num_classes, config.model.channels, config.model.image_size) == (100, 3, 32)
     assert config.trainer.use_distributed_sampler is False
+    assert config.trainer.gradient_clip_val == 1.0
     assert composed("trainer.accumulate_grad_batches=4", "validate_every=10").trainer.val_check_interval == 40
 
 
@@ -135,8 +138,11 @@ def test_labels_are_chosen_by_number_or_name():
     loaded = Loaded(network, None, {"data": {"class_names": ["ant", "bee", "cat"]}}, "raw", 0)  # type: ignore[arg-type]
     assert loaded.labels(None, 2) == [0, 0, 1, 1, 2, 2]
     assert loaded.labels([2, "ant"], 1) == [2, 0]
-    for bad in (3, -1, "dog", 1.5):
+    for bad in (3, -1, "dog", 1.5, True):
         with pytest.raises(ValueError, match=rf"classes must be labels 0 to 2 or names of ant, bee, cat; got {bad!r}"):
             loaded.labels([bad], 1)
-    with pytest.raises(ValueError, match="per_class must be at least 1, got 0"):
-        loaded.labels([1], 0)
+    assert loaded.labels("cat", 1) == loaded.labels(2, 1) == [2]
+    ambiguous = Loaded(network, None, {"data": {"class_names": ["1", "2", "x"]}}, "raw", 0)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"classes=1 is both label 1 \(class 2\) and the name of class 0"):
+        ambiguous.labels([1], 1)
+    assert ambiguous.labels(["1", 0, "x"], 1) == [0, 0, 2]

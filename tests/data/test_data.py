@@ -73,7 +73,7 @@ def test_declared_facts_are_checked_against_the_pictures():
         Digits(**{**DIGITS, "num_classes": 7}).setup()
     with pytest.raises(ValueError, match=r"data\.image_size=16, but the pictures have shape \(1, 8, 8\)"):
         Digits(**{**DIGITS, "image_size": 16}).setup()
-    with pytest.raises(ValueError, match=r"data\.batch_size must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"data\.batch_size must be a whole number of at least 1, got 0"):
         Digits(**{**DIGITS, "batch_size": 0})
 
 
@@ -167,6 +167,25 @@ def test_an_unreadable_picture_is_named(tree, content):
         data.train.read(index)
     with pytest.raises(ValueError, match=r"cannot read the picture .*cat/0\.png"):
         data.prepare_data()
+
+
+def test_pictures_are_turned_as_their_camera_says(tree):
+    file = tree / "train" / "ant" / "0.jpg"
+    pixels = np.zeros((16, 16, 3), dtype=np.uint8)
+    pixels[:4] = 255  # a white top
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned a quarter clockwise: the top becomes the right
+    Image.fromarray(pixels).save(file, exif=exif, quality=95)
+    shown = folder(tree).train.read(0)
+    assert shown[..., -3:].float().mean() > 200
+    assert shown[..., :12].float().mean() < 50
+
+
+def test_more_than_eight_bits_are_refused_rather_than_clipped(tree):
+    file = tree / "train" / "ant" / "deep.png"
+    Image.fromarray(np.linspace(0, 60000, 256, dtype=np.uint16).reshape(16, 16)).save(file)
+    with pytest.raises(ValueError, match=r"cannot read the picture .*deep\.png: mode I;16 has more than 8 bits"):
+        folder(tree).prepare_data()
 
 
 def test_whole_pictures_pass_the_check_also_with_bytes_behind_their_end(tree):

@@ -64,7 +64,7 @@ def test_max_gain_limits_the_factor():
     [
         (Uniform, lambda t: t),
         (
-            lambda stratified: LogitNormal(stratified, mean=-0.4, std=1.3),
+            lambda stratified: LogitNormal(stratified=stratified, mean=-0.4, std=1.3),
             lambda t: torch.special.ndtr((t.logit() + 0.4) / 1.3),
         ),
     ],

@@ -84,6 +84,16 @@ def test_table_entry_i_has_i_plus_one_betas_applied(constructor):
     torch.testing.assert_close(path.network_time(t), torch.arange(50, dtype=torch.float64))
 
 
+def test_table_entries_are_found_from_their_log_snr():
+    """The DDPM grid through t_from_log_snr: every entry of the table comes back at its own index."""
+    betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
+    alpha_bar = torch.cumprod(1 - betas, 0)
+    path = DiscreteVP.linear()
+    t = path.t_from_log_snr((alpha_bar / (1 - alpha_bar)).log())
+    torch.testing.assert_close(t, (torch.arange(1000, dtype=torch.float64) + 1) / 1000, rtol=0, atol=1e-9)
+    torch.testing.assert_close(path.coefficients(t).alpha.square(), alpha_bar, rtol=1e-9, atol=0)
+
+
 def test_between_entries_log_u_is_linear():
     path = DiscreteVP.linear()
     t = torch.tensor([0.400, 0.4005, 0.401], dtype=torch.float64)

@@ -58,6 +58,10 @@ def test_bounded_kinds_are_finite_and_right_at_both_ends_of_the_grid(path, nativ
 
 
 def test_eps_and_x0_are_finite_where_they_mean_something():
+    """eps at both ends of a table (two shipped configurations start there); on a flow at data, x0 at noise."""
+    for name in ("linear", "scaled_linear"):
+        for t in make_grid(PATHS[name], 4)[[0, -1]]:
+            torch.testing.assert_close(truth(PATHS[name], t, "eps").x0, X0, rtol=1e-9, atol=1e-9)
     flow = LinearFlow()
     data, noise = torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64)
     torch.testing.assert_close(truth(flow, data, "eps").x0, X0)

@@ -222,12 +222,14 @@ def test_unconditional_network_ignores_labels():
     ("changes", "message"),
     [
         ({"patch_size": 3}, r"model\.patch_size must divide the image size 8, got 3"),
-        ({"patch_size": 0}, r"model\.patch_size must divide the image size 8, got 0"),
+        ({"patch_size": 0}, r"model\.patch_size must be a whole number of at least 1, got 0"),
+        ({"depth": 1.5}, r"model\.depth must be a whole number of at least 1, got 1\.5"),
+        ({"class_dropout": "x"}, r"model\.class_dropout must be in \[0, 1\], got 'x'"),
         ({"num_heads": 5}, r"model\.num_heads must divide hidden_size 32, got 5"),
         ({"hidden_size": 34, "num_heads": 2}, r"model\.hidden_size must be a multiple of 4 .* got 34"),
         ({"class_dropout": 1.5}, r"model\.class_dropout must be in \[0, 1\], got 1\.5"),
         ({"class_dropout": -0.1}, r"model\.class_dropout must be in \[0, 1\], got -0\.1"),
-        ({"num_classes": -1}, r"num_classes=-1"),
+        ({"num_classes": -1}, r"model\.num_classes must be a whole number of at least 0, got -1"),
         ({"attention": "magic"}, r"model\.attention must be one of sdpa, flash, xformers, reference, got 'magic'"),
     ],
 )

@@ -84,7 +84,7 @@ def test_every_channel_is_guided(channel):
 
 
 def test_guidance_without_a_trained_null_class_is_refused():
-    with pytest.raises(ValueError, match=r"guidance\.scale=2 needs .* class_dropout 0, so only scale 1"):
+    with pytest.raises(ValueError, match=r"guidance\.scale=2 needs .* class_dropout 0, so only guidance\.scale=1"):
         sample(Gaussian(LinearFlow()), NOISE, LABELS, grid=make_grid(LinearFlow(), 2), guidance=CFG(2.0))
     with pytest.raises(ValueError, match=r"guidance\.scale=2 needs class labels"):
         run(CFG(2.0), labels=None)

@@ -109,8 +109,8 @@ def test_state_round_trips_and_shares_no_memory():
 
 
 def test_bad_decays_are_refused():
-    for bad in ([], [1.0], [-0.1], [0.9, 1.5]):
-        with pytest.raises(ValueError, match=r"ema\.decays must be one or more numbers in \[0, 1\)"):
+    for bad in ([], 0.9, [1.0], [-0.1], [0.9, 1.5]):
+        with pytest.raises(ValueError, match=r"ema\.decays must be a list of one or more numbers in \[0, 1\)"):
             Ema(bad)
     with pytest.raises(ValueError, match=r"ema\.decays must differ, got \[0\.9, 0\.9\]"):
         Ema([0.9, 0.9])

@@ -2,12 +2,14 @@
 
 import math
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning import Callback
 from PIL import Image
 
-from dit.checkpoint import load, read
+from dit.checkpoint import check_resume, load, read
 from dit.diffusion import LogitNormal, TimeDistribution
 from dit.output import contact_sheet
 from dit.solvers import CFG, Sampler
@@ -34,7 +36,8 @@ def test_interrupted_training_equals_uninterrupted_bit_for_bit(tmp_path, accumul
     save = SaveCheckpoint(str(tmp_path / "b"), every_n_steps=7)
     fit(tmp_path / "b", 7, callbacks=[save], settings=settings)
     torch.manual_seed(12345)  # whatever the new process starts with must not matter
-    resumed = fit(tmp_path / "c", 12, resume=tmp_path / "b" / "last.ckpt", settings=settings)
+    again = SaveCheckpoint(str(tmp_path / "b"), every_n_steps=7)  # must not save in mid-accumulation at step 7
+    resumed = fit(tmp_path / "c", 12, resume=tmp_path / "b" / "last.ckpt", callbacks=[again], settings=settings)
     assert resumed[1].global_step == 12
     assert_same(state(*straight), state(*resumed))
 
@@ -56,6 +59,20 @@ def test_seed_zero_is_a_seed(tmp_path):
     assert_same(runs[0], runs[1])
     assert not torch.equal(runs[0]["weight/final.linear.weight"], runs[2]["weight/final.linear.weight"])
     assert len({step_seed(s, r, b) for s in range(4) for r in range(4) for b in range(4)}) == 64
+
+
+def test_every_rank_draws_its_own_noise(tmp_path, monkeypatch):
+    drawn = {}
+    for rank in (0, 1):
+        model = module(digits())
+        monkeypatch.setattr(type(model), "global_rank", rank)
+        model.log = lambda *a, **k: None
+        model._trainer = SimpleNamespace(fit_loop=SimpleNamespace(total_batch_idx=5), global_step=5)
+        monkeypatch.setattr(
+            model, "losses", lambda x0, y, t, eps, rank=rank: drawn.setdefault(rank, eps).mean((1, 2, 3))
+        )
+        model.training_step((torch.zeros(2, 1, 8, 8), torch.zeros(2).long(), torch.arange(2)), 0)
+    assert not torch.equal(drawn[0], drawn[1])
 
 
 def test_bfloat16_training_keeps_weights_and_averages_in_float32(tmp_path):
@@ -121,11 +138,94 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path):
         inner(x, time, labels) / torch.tensor([1.0, 1.0, 0.0, 1.0])[:, None, None, None]
     )  # 0 / 0 in the third picture
     with pytest.raises(
-        FloatingPointError, match=r"not finite at step 0 \(rank 0\), at log-SNR -?\d+\.\d\d, for pictures \d+ of"
+        FloatingPointError, match=r"loss is not finite at step 0 \(rank 0\), log-SNR -?\d+\.\d\d, pictures \d+ of"
     ):
         trainer(tmp_path, 2).fit(model, data)
     for name, tensor in model.network.state_dict().items():
         assert torch.equal(tensor, before[name])
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_update(tmp_path):
+    data = digits(16)
+    model = module(data)
+    before = model.network.final.linear.weight.clone()
+    model.network.final.linear.weight.register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(FloatingPointError, match=r"gradient is not finite at step 0 .* and 12 more, pictures"):
+        trainer(tmp_path, 2).fit(model, data)
+    assert torch.equal(model.network.final.linear.weight, before)
+
+
+def test_the_batch_of_a_real_run_is_encoded_mirrored_and_seeded(tmp_path):
+    """What reaches training_step: model space, pictures of this seed's order, mirrored as the order says."""
+    seen = {}
+    for seed in (0, 1):
+        data = digits(16, seed=seed, mirror=True)
+        model = module(data, seed)
+        step = model.training_step
+        model.training_step = lambda batch, i, step=step, seed=seed: seen.setdefault(seed, batch) and step(batch, i)
+        trainer(tmp_path, 1).fit(model, data)
+    batch = seen[0]
+    assert batch.images.dtype == torch.float32
+    assert batch.images.aminmax() == (-1, 1)
+    plain = data.codec.encode(torch.stack([data.train.read(i) for i in batch.index.tolist()]))
+    same = (batch.images == plain).flatten(1).all(1)
+    flipped = (batch.images == plain.flip(-1)).flatten(1).all(1)
+    assert (same | flipped).all()
+    assert 0 < int((flipped & ~same).sum()) < 16
+    assert torch.equal(batch.labels, data.train.labels[batch.index])
+    assert not torch.equal(batch.index, seen[1].index)
+
+
+def test_the_learning_rate_moves_every_step_and_gradients_are_clipped(tmp_path):
+    _, run = fit(tmp_path, 2)
+    # Warm-up over three steps of 1e-2: after two steps the third's rate is set.
+    assert run.optimizers[0].param_groups[0]["lr"] == pytest.approx(1e-2)
+    assert run.callback_metrics["train/gradient_norm"].isfinite()
+
+
+def test_training_that_ends_early_still_saves(tmp_path):
+    class Stop(Callback):
+        def on_train_batch_end(self, trainer, *args):
+            trainer.should_stop = trainer.global_step >= 3
+
+    fit(tmp_path, 50, callbacks=[Stop(), SaveCheckpoint(str(tmp_path), every_n_steps=100)])
+    assert read(tmp_path / "last.ckpt")["global_step"] == 3
+
+
+def test_another_runs_checkpoint_is_not_replaced(tmp_path):
+    def save():
+        return SaveCheckpoint(str(tmp_path), every_n_steps=2)
+
+    fit(tmp_path, 2, callbacks=[save()])
+    with pytest.raises(ValueError, match=r"last\.ckpt is the checkpoint of another run; resume="):
+        fit(tmp_path, 2, callbacks=[save()])
+    fit(tmp_path, 4, callbacks=[save()], resume=tmp_path / "last.ckpt")
+    assert read(tmp_path / "last.ckpt")["global_step"] == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 32}, r"cannot resume with data\.batch_size=32: the checkpoint was trained with 16"),
+        ({"seed": 1}, r"cannot resume with data\.seed=1"),
+        ({"settings": {"accumulate_grad_batches": 2}}, r"with trainer\.accumulate_grad_batches=2"),
+    ],
+)
+def test_a_resume_that_would_repeat_or_skip_pictures_is_refused(tmp_path, changes, message):
+    fit(tmp_path, 1, callbacks=[SaveCheckpoint(str(tmp_path), every_n_steps=1)])
+    with pytest.raises(ValueError, match=message):
+        fit(tmp_path / "again", 2, resume=tmp_path / "last.ckpt", **changes)
+
+
+def test_resuming_nothing_or_a_finished_run_is_refused(tmp_path):
+    fit(tmp_path, 2, callbacks=[SaveCheckpoint(str(tmp_path), every_n_steps=2)])
+    check_resume(tmp_path / "last.ckpt", max_steps=3)
+    with pytest.raises(ValueError, match=r"trainer\.max_steps=2 must exceed step 2, which resume=.* has reached"):
+        check_resume(tmp_path / "last.ckpt", max_steps=2)
+    with pytest.raises(ValueError, match=r"resume=.*gone does not exist"):
+        check_resume(tmp_path / "gone", max_steps=2)
+    with pytest.raises(ValueError, match=r"resume=.* is a folder"):
+        check_resume(tmp_path, max_steps=2)
 
 
 @pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
@@ -148,11 +248,16 @@ def test_validation_logs_levels_of_averaged_and_raw_weights(tmp_path):
     names = {f"{n}/loss{level}" for n in ("val", "val_raw") for level in ("", "_log_snr-5", "_log_snr+7")}
     assert names <= run.callback_metrics.keys()
     assert float(run.callback_metrics["val/loss"]) != float(run.callback_metrics["val_raw/loss"])
+    (batch,) = digits().val_dataloader()
+    batch = batch._replace(images=digits().codec.encode(batch.images))
+    model.network.eval()
+    raw = torch.stack(list(LevelLoss()(model.denoiser, *batch).values())).mean()
+    model.network.train()
     with model.ema_weights():
-        images, labels, index = digits().validation.__getitems__([(i, False) for i in range(5)])
-        again = LevelLoss()(model.denoiser, images.float() / 127.5 - 1, labels, index)
-    assert all(value.isfinite() for value in again.values())
+        averaged = torch.stack(list(LevelLoss()(model.denoiser, *batch).values())).mean()
     assert model.network.training
+    assert float(run.callback_metrics["val/loss"]) == pytest.approx(float(averaged), rel=1e-5)
+    assert float(run.callback_metrics["val_raw/loss"]) == pytest.approx(float(raw), rel=1e-5)
 
 
 def test_checkpoints_hold_plain_containers_and_tell_everything(tmp_path):

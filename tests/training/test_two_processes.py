@@ -3,7 +3,6 @@
 import os
 import socket
 
-import pytest
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
@@ -51,4 +50,4 @@ def test_two_processes_equal_one_on_the_joint_batch(tmp_path):
     expected = gradient(awake(module(digits(), class_dropout=0.0)), slice(0, 8))
     for ours, theirs in zip(expected, torch.load(tmp_path / "gradients.pt", weights_only=True), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-7)
-    assert max(float(g.abs().max()) for g in expected) == pytest.approx(1, abs=1)
+    assert max(float(g.abs().max()) for g in expected) > 1e-2

@@ -35,7 +35,7 @@ class CFG(Guidance):
         if getattr(denoiser, "null_label", None) is None:
             raise ValueError(
                 f"guidance.scale={self.scale:g} needs a prediction without class, which this model never learned: "
-                "it was trained with class_dropout 0, so only scale 1 is allowed"
+                "it was trained with class_dropout 0, so only guidance.scale=1 is allowed"
             )
 
     def __call__(
