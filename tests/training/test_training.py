@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from lightning import Callback
+from lightning import Callback, Trainer
 from PIL import Image
 
 from dit.checkpoint import check_resume, load, read
@@ -29,15 +29,22 @@ def fit(folder, steps, seed=0, resume=None, batch_size=16, callbacks=(), setting
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_interrupted_training_equals_uninterrupted_bit_for_bit(tmp_path, accumulate):
+def test_interrupted_training_equals_uninterrupted_bit_for_bit(tmp_path, accumulate, monkeypatch):
     """12 steps against 7, save, load, 5 more: weights, averages, optimiser, data order and every draw."""
     settings = {"accumulate_grad_batches": accumulate}
     straight = fit(tmp_path / "a", 12, settings=settings)
     save = SaveCheckpoint(str(tmp_path / "b"), every_n_steps=7)
     fit(tmp_path / "b", 7, callbacks=[save], settings=settings)
     torch.manual_seed(12345)  # whatever the new process starts with must not matter
-    again = SaveCheckpoint(str(tmp_path / "b"), every_n_steps=7)  # must not save in mid-accumulation at step 7
+    saved, save_checkpoint = [], Trainer.save_checkpoint
+    monkeypatch.setattr(
+        Trainer,
+        "save_checkpoint",
+        lambda self, *args, **kwargs: saved.append(self.global_step) or save_checkpoint(self, *args, **kwargs),
+    )
+    again = SaveCheckpoint(str(tmp_path / "b"), every_n_steps=7)
     resumed = fit(tmp_path / "c", 12, resume=tmp_path / "b" / "last.ckpt", callbacks=[again], settings=settings)
+    assert saved == [12]  # not at 7 again, in the middle of an accumulation
     assert resumed[1].global_step == 12
     assert_same(state(*straight), state(*resumed))
 
