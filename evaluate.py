@@ -39,7 +39,7 @@ def main(config: DictConfig) -> None:
     data.setup()
     train, held_out = (split.tensors(options["real_images"]) for split in (data.train, data.validation))
     classifier = train_classifier(train, held_out, data.num_classes, Path(options["cache"]))
-    scores = [score_images("(real training pictures)", *train, held_out[0], classifier)]
+    scores = [score_images("real pictures", *train, held_out[0], classifier)]
     for guidance in guidances:
         sampler = replace(sampler, guidance=guidance)
         scores.append(

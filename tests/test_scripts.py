@@ -109,7 +109,7 @@ def test_evaluation_prints_a_table_with_its_protocol(trained, tmp_path):
     for part in ("class accuracy", "Frechet distance", "CFG 1", "CFG 2", "Heun 1", "protocol: 20 images", "seed 0"):
         assert part in text
     scores = json.loads((tmp_path / "scores.json").read_text())["scores"]
-    assert [score["name"] for score in scores] == ["(real training pictures)", "CFG 1", "CFG 2"]
+    assert [score["name"] for score in scores] == ["real pictures", "CFG 1", "CFG 2"]
 
 
 def test_wandb_logs_config_scalars_and_previews(tmp_path):
