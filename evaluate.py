@@ -27,7 +27,7 @@ def main(config: DictConfig) -> None:
     assert labels is not None
     codec = codec_from_spec(loaded.passport["data"]["normalisation"])
     scales = options["scales"] if isinstance(options["scales"], list) else [options["scales"]]
-    guidances = [replace(sampler.guidance, scale=scale) for scale in scales]
+    guidances = [sampler.guidance.with_scale(scale) for scale in scales]
     for guidance in guidances:
         guidance.check(loaded.denoiser, torch.tensor(labels))
 

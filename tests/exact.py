@@ -4,20 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-from dit.diffusion import Coefficients, DiscreteVP, GaussianPath, LinearFlow, Prediction
+from dit.diffusion import DiscreteVP, GaussianPath, LinearFlow, Prediction, Trigonometric, VPContinuous
 from dit.diffusion.prediction import parts
-
-
-class Trigonometric(GaussianPath):
-    """alpha = cos, sigma = sin of pi t / 2: a path the package does not ship, as a user would add one."""
-
-    def coefficients(self, t):
-        angle, rate = torch.pi / 2 * t, torch.pi / 2
-        return Coefficients(angle.cos(), angle.sin(), -rate * angle.sin(), rate * angle.cos())
-
-    def t_from_log_snr(self, log_snr):
-        return torch.atan(torch.exp(-log_snr / 2)) * 2 / torch.pi
-
 
 PATHS = {
     "flow": LinearFlow(),
@@ -25,6 +13,8 @@ PATHS = {
     "scaled_linear": DiscreteVP.scaled_linear(),
     "cosine": DiscreteVP.cosine(),
     "trigonometric": Trigonometric(),
+    "vp": VPContinuous(),
+    "vp_scaled": VPContinuous(0.85, 12.0, power=2),
 }
 
 
@@ -62,3 +52,29 @@ class Gaussian:
         here, there = self.path.coefficients(t), self.path.coefficients(t_next)
         spread = [(c.alpha**2 * self.std**2 + c.sigma**2).sqrt() for c in (here, there)]
         return there.alpha * self.mean + (x - here.alpha * self.mean) * spread[1] / spread[0]
+
+
+@dataclass
+class Mixture:
+    """The optimal denoiser of a 2-D mixture of equal Gaussians: nonlinear, so that no order is met by accident."""
+
+    path: GaussianPath
+    kind: str = "eps"
+    std: float = 0.25
+    means: tuple[tuple[float, float], ...] = ((-1.0, 0.5), (1.0, 0.0), (0.2, -1.2))
+
+    def __call__(self, x, t, labels=None):
+        coefficients = self.path.coefficients(torch.as_tensor(t))
+        c = coefficients.like(x)
+        means = torch.tensor(self.means, dtype=x.dtype)
+        variance = c.alpha**2 * self.std**2 + c.sigma**2
+        offsets = x[:, None] - c.alpha * means  # [B, 3, 2]
+        weights = (-offsets.square().sum(-1) / (2 * variance)).softmax(1)[..., None]  # [B, 3, 1]
+        eps = (weights * offsets).sum(1) * c.sigma / variance  # [B, 2]
+        x0 = (weights * (means + c.alpha * self.std**2 * offsets / variance)).sum(1)  # [B, 2]
+        a, b = parts(self.kind, c)
+        return Prediction(a * x0 + b * eps, self.kind, x, coefficients)
+
+    def draw(self, count):
+        means = torch.tensor(self.means, dtype=torch.float64)
+        return means[torch.randint(len(means), (count,))] + self.std * torch.randn(count, 2, dtype=torch.float64)

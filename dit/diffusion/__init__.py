@@ -2,7 +2,15 @@
 
 from dit.diffusion.denoiser import Denoiser, Network
 from dit.diffusion.loss import MSE
-from dit.diffusion.path import Coefficients, DiscreteVP, GaussianPath, LinearFlow, path_from_spec
+from dit.diffusion.path import (
+    Coefficients,
+    DiscreteVP,
+    GaussianPath,
+    LinearFlow,
+    Trigonometric,
+    VPContinuous,
+    path_from_spec,
+)
 from dit.diffusion.prediction import KINDS, Kind, Prediction
 from dit.diffusion.times import LogitNormal, TimeDistribution, Uniform
 
@@ -19,6 +27,8 @@ __all__ = [
     "Network",
     "Prediction",
     "TimeDistribution",
+    "Trigonometric",
     "Uniform",
+    "VPContinuous",
     "path_from_spec",
 ]

@@ -90,6 +90,55 @@ class LinearFlow(GaussianPath):
         return {"name": "LinearFlow", "time_scale": self.time_scale}
 
 
+@dataclass(frozen=True)
+class Trigonometric(GaussianPath):
+    """alpha = cos(pi t / 2), sigma = sin(pi t / 2): GVP of Ma et al. 2024 (SiT), with time turned to noise."""
+
+    def coefficients(self, t: Tensor) -> Coefficients:
+        rate = math.pi / 2
+        sine, cosine = torch.sin(rate * t), torch.sin(rate * (1 - t))  # sin(1 - .): exactly 0 at t = 1
+        return Coefficients(cosine, sine, -rate * sine, rate * cosine)
+
+    def t_from_log_snr(self, log_snr: Tensor) -> Tensor:
+        return torch.atan(torch.exp(-log_snr / 2)) * (2 / math.pi)
+
+
+@dataclass(frozen=True)
+class VPContinuous(GaussianPath):
+    """Variance-preserving SDE (Song et al. 2021b, eq. 32): alpha^2 = exp(-integral of beta), beta = r(t)^power.
+
+    r is linear in t, so power 1 is the linear schedule and power 2, with beta_min 0.85 and beta_max 12, the continuous
+    limit of latent diffusion's. sigma rises as sqrt(t): its derivative is infinite at t = 0.
+    """
+
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+    power: int = 1
+
+    def _root(self, t: Tensor) -> tuple[float, float, Tensor]:
+        low, high = self.beta_min ** (1 / self.power), self.beta_max ** (1 / self.power)
+        return low, high - low, low + (high - low) * t
+
+    def coefficients(self, t: Tensor) -> Coefficients:
+        low, _, root = self._root(t)
+        n = self.power + 1
+        # (root^n - low^n) / (n rise), divided out: exactly 0 at t = 0.
+        integral = t * sum(root**k * low ** (n - 1 - k) for k in range(n)) / n
+        beta = root**self.power
+        alpha, sigma = torch.exp(-integral / 2), torch.sqrt(-torch.expm1(-integral))
+        return Coefficients(alpha, sigma, -beta / 2 * alpha, beta / 2 * alpha**2 / sigma)
+
+    def t_from_log_snr(self, log_snr: Tensor) -> Tensor:
+        low, rise, _ = self._root(log_snr)
+        n = self.power + 1
+        integral = torch.nn.functional.softplus(-log_snr)  # ln(1 + u^2)
+        return (((n * rise * integral + low**n) ** (1 / n) - low) / rise).clamp(0, 1)
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        return {"name": "VPContinuous", "beta_min": self.beta_min, "beta_max": self.beta_max, "power": self.power}
+
+
 class DiscreteVP(GaussianPath):
     """Variance-preserving diffusion on a table of betas (Ho et al. 2020), read at any t.
 
@@ -176,6 +225,8 @@ def _at_least_two(steps: int) -> int:
 
 _PATHS: dict[str, Callable[..., GaussianPath]] = {
     "LinearFlow": LinearFlow,
+    "Trigonometric": Trigonometric,
+    "VPContinuous": VPContinuous,
     "DiscreteVP": DiscreteVP,
     "DiscreteVP.linear": DiscreteVP.linear,
     "DiscreteVP.scaled_linear": DiscreteVP.scaled_linear,

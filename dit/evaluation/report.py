@@ -53,13 +53,19 @@ def score_sampler(
         images.append(decode(last.x0).cpu())
     seconds = time.monotonic() - begun
     assert last is not None
-    guidance = last.spec["guidance"]
-    name = f"{guidance['name']} {guidance['scale']:g}" if "scale" in guidance else guidance["name"]
+    name = _rule(last.spec["guidance"])
     plain = score_images(name, torch.cat(images), torch.tensor(labels), reference, classifier)
     return Score(
         name, plain.accuracy, plain.frechet, plain.images, f"{last.spec['solver']['name']} {last.spec['steps']}",
         last.nfe.evaluations, last.nfe.rows, seconds, last.spec,
     )  # fmt: skip
+
+
+def _rule(spec: dict[str, Any]) -> str:
+    """A nest of rules as TNR(CFG 1.5)."""
+    if "inner" in spec:
+        return f"{spec['name']}({_rule(spec['inner'])})"
+    return f"{spec['name']} {spec['scale']:g}"
 
 
 def table(scores: Sequence[Score]) -> Table:

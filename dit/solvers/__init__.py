@@ -1,19 +1,23 @@
 """THE REVERSE PROCESS: grids, solvers, guidance and the one sampling loop, usable with anybody's network."""
 
 from dit.solvers.grid import make_grid
-from dit.solvers.guidance import CFG, Denoise, Guidance, StepContext
+from dit.solvers.guidance import CFG, TNR, Denoise, Guidance, Interval, StepContext
 from dit.solvers.noise import ImageNoise
-from dit.solvers.ode import Euler, Heun, Solver, SolverState
+from dit.solvers.ode import RK4, Euler, Heun, Midpoint, Solver, SolverState
 from dit.solvers.sample import NFE, Sampler, Samples, sample
 
 __all__ = [
     "CFG",
     "NFE",
+    "RK4",
+    "TNR",
     "Denoise",
     "Euler",
     "Guidance",
     "Heun",
     "ImageNoise",
+    "Interval",
+    "Midpoint",
     "Sampler",
     "Samples",
     "Solver",

@@ -5,11 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from dit.diffusion.path import GaussianPath
+from dit.diffusion.path import Coefficients, GaussianPath
 from dit.diffusion.prediction import Prediction
 
 Predict = Callable[[Tensor, Tensor], Prediction]
@@ -72,24 +72,79 @@ class Euler(Solver):
 
 
 @dataclass(frozen=True)
-class Heun(Solver):
-    """Explicit trapezoid (Karras et al. 2022, algorithm 1) in the rectified frame of any path.
+class _RungeKutta(Solver):
+    """An explicit Runge-Kutta step on dy/ds = slope, in a frame in which every Gaussian path reads the same.
 
-    With y = x / (alpha + sigma) and the clock s = sigma / (alpha + sigma), every Gaussian path reads
-    dy/ds = eps - x0, finite from pure noise (s = 1) to data (s = 0). A step that ends at s = 0 is an Euler step, as no
-    network is trained to be asked there: n steps cost 2n - 1 evaluations.
+    clock="rectified": y = x / (alpha + sigma), s = sigma / (alpha + sigma), slope = eps - x0. Finite from pure noise
+    (s = 1) to data (s = 0), whatever the path.
+    clock="u": y = x / alpha, s = u = sigma / alpha, slope = eps (Karras et al. 2022, eq. 1 with sigma(t) = t). A step
+    from infinite u is made in the rectified frame.
+
+    The nodes are fractions of the clock, not of t: with the middle stage at the middle of t, RK4 is of order 2.
+    A step that ends at clean data is an Euler step, as no network is trained to be asked there.
     """
 
-    order: ClassVar[int] = 2
-    evaluations: ClassVar[int] = 2
+    nodes: ClassVar[tuple[float, ...]]
+    matrix: ClassVar[tuple[tuple[float, ...], ...]]
+    weights: ClassVar[tuple[float, ...]]
+
+    clock: Literal["rectified", "u"] = "rectified"
+
+    def __post_init__(self) -> None:
+        if self.clock not in ("rectified", "u"):
+            raise ValueError(f"solver.clock must be rectified or u, got {self.clock!r}")
 
     def step(self, predict, path, x, t, t_next, state, noise):
         here, there = path.coefficients(t).like(x), path.coefficients(t_next).like(x)
-        first = predict(x, t)
-        euler = first.combine(there.alpha, there.sigma)
         if float(there.sigma) == 0:
-            return euler, state
-        slope = (first.combine(-1, 1) + predict(euler, t_next).combine(-1, 1)) / 2  # [B, *D]
-        scale, scale_next = here.alpha + here.sigma, there.alpha + there.sigma
-        elapsed = there.sigma / scale_next - here.sigma / scale
-        return scale_next * (x / scale + elapsed * slope), state
+            return predict(x, t).combine(there.alpha, there.sigma), state
+        by_u = self.clock == "u" and float(here.alpha) > 0
+
+        def scale(c: Coefficients) -> Tensor:
+            return c.alpha if by_u else c.alpha + c.sigma
+
+        begin, end = here.sigma.double() / scale(here).double(), there.sigma.double() / scale(there).double()
+        y, slopes = x / scale(here), []
+        for node, row in zip(self.nodes, self.matrix, strict=True):
+            stage_t, stage_x = t, x
+            if node > 0:
+                at = begin + node * (end - begin)
+                stage_t = t_next if node == 1 else path.t_from_log_snr(-2 * (at if by_u else at / (1 - at)).log())
+                stage_y = y + (end - begin) * sum(a * slope for a, slope in zip(row, slopes, strict=True))
+                stage_x = scale(path.coefficients(stage_t).like(x)) * stage_y  # [B, *D]
+            slopes.append(predict(stage_x, stage_t).combine(0 if by_u else -1, 1))  # [B, *D]
+        rise = sum(b * slope for b, slope in zip(self.weights, slopes, strict=True))
+        return scale(there) * (y + (end - begin) * rise), state
+
+
+@dataclass(frozen=True)
+class Heun(_RungeKutta):
+    """Explicit trapezoid (Karras et al. 2022, algorithm 1 without noise): 2n - 1 evaluations for n steps."""
+
+    order: ClassVar[int] = 2
+    evaluations: ClassVar[int] = 2
+    nodes = (0.0, 1.0)
+    matrix = ((), (1.0,))
+    weights = (0.5, 0.5)
+
+
+@dataclass(frozen=True)
+class Midpoint(_RungeKutta):
+    """Explicit midpoint: 2n - 1 evaluations for n steps."""
+
+    order: ClassVar[int] = 2
+    evaluations: ClassVar[int] = 2
+    nodes = (0.0, 0.5)
+    matrix = ((), (0.5,))
+    weights = (0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class RK4(_RungeKutta):
+    """The classical method of order 4: 4n - 3 evaluations for n steps."""
+
+    order: ClassVar[int] = 4
+    evaluations: ClassVar[int] = 4
+    nodes = (0.0, 0.5, 0.5, 1.0)
+    matrix = ((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0))
+    weights = (1 / 6, 1 / 3, 1 / 3, 1 / 6)

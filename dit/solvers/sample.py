@@ -88,7 +88,7 @@ def sample(
     evaluations = 0
     x, state = path.coefficients(grid[0]).like(noise).sigma * noise, solver.init(noise)
     for index, (t, t_next) in enumerate(pairwise(grid)):
-        context = StepContext(index, len(grid) - 1, path, t, t_next, x, state.true_noise)
+        context = StepContext(index, len(grid) - 1, path, t, t_next, x, state.true_noise, solver.order)
 
         def predict(x: Tensor, t: Tensor, context: StepContext = context) -> Prediction:
             nonlocal evaluations

@@ -39,12 +39,12 @@ class Preview(Callback):
         self._last = -1
 
     def on_train_start(self, trainer: Trainer, pl_module: DiTModule) -> None:  # type: ignore[override]
-        self._unguided = pl_module.denoiser.null_label is None or pl_module.network.num_classes == 0
-        if self._unguided and self.sampler.guidance != CFG(scale=1):
-            _log.warning(
-                "previews are made without guidance: this model learns no prediction without class to guide with "
-                "(model.class_dropout=0 or model.num_classes=0)"
-            )
+        labels = torch.zeros(1) if pl_module.network.num_classes else None
+        try:
+            self.sampler.guidance.check(pl_module.denoiser, labels)  # type: ignore[arg-type]
+        except ValueError as error:
+            _log.warning(f"previews are made without guidance: {error}")
+            self.sampler = replace(self.sampler, guidance=CFG(scale=1))
         self._show(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: DiTModule, *args: Any) -> None:  # type: ignore[override]
@@ -68,13 +68,12 @@ class Preview(Callback):
 
     def images(self, trainer: Trainer, pl_module: DiTModule) -> Tensor:
         """uint8 [classes x per_class, C, H, W], class by class, from the averaged weights."""
-        sampler = replace(self.sampler, guidance=CFG(scale=1)) if self._unguided else self.sampler
         network, codec = pl_module.network, trainer.datamodule.codec  # type: ignore[attr-defined]
         shape = (network.channels, network.image_size, network.image_size)
         shown = range(min(self.classes, network.num_classes))
         labels = [label for label in shown for _ in range(self.per_class)] or None
         with pl_module.ema_weights():
-            batches = sampler.batches(
+            batches = self.sampler.batches(
                 pl_module.denoiser, labels, shape, self.classes * self.per_class, pl_module.device
             )
             return torch.cat([codec.decode(batch.x0).cpu() for batch in batches])

@@ -1,5 +1,6 @@
 """Every file of every group composes and builds what it names; unknown keys raise."""
 
+import json
 from operator import mul
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from dit.checkpoint import Loaded
 from dit.diffusion import MSE, GaussianPath, TimeDistribution
 from dit.model import DiT
 from dit.solvers import Guidance, Sampler, Solver, make_grid
+from dit.solvers.sample import describe
 from dit.training import Ema, LevelLoss
 from dit.training.preview import Preview
 from tests.data.test_data import tree  # noqa: F401
@@ -107,6 +109,8 @@ def test_sampling_scripts_build_their_sampler(name, solver, guidance):
     config = composed("checkpoint=x", f"solver={solver}", f"guidance={guidance}", "steps=7", "seed=3", name=name)
     sampler = instantiate(config.sampler)
     assert (sampler.steps, sampler.seed, sampler.batch_size) == (7, 3, config.batch_size)
+    json.dumps([describe(sampler.solver), describe(sampler.guidance)])
+    assert describe(sampler.guidance.with_scale(3.5)) != describe(sampler.guidance)
 
 
 @pytest.mark.parametrize("override", ["model.dropout=0.1", "lr=1", "trainer.max_step=4", "data.batchsize=3"])

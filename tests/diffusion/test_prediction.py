@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dit.diffusion import KINDS, Denoiser, LinearFlow, Prediction
+from dit.diffusion import KINDS, Denoiser, LinearFlow, Prediction, VPContinuous
 from dit.diffusion.prediction import parts
 from dit.solvers import make_grid
 from tests.exact import PATHS
@@ -52,6 +52,8 @@ def test_a_native_view_is_untouched(kind):
 @pytest.mark.parametrize("native", ["v", "velocity"])
 def test_bounded_kinds_are_finite_and_right_at_both_ends_of_the_grid(path, native):
     for t in make_grid(path, 4)[[0, -1]]:
+        if native == "velocity" and isinstance(path, VPContinuous) and t == 0:
+            continue  # sigma rises as sqrt(t) there: no network could have such a velocity
         prediction = truth(path, t, native)
         torch.testing.assert_close(prediction.x0, X0, rtol=1e-6, atol=1e-8)
         torch.testing.assert_close(prediction.eps, EPS, rtol=1e-6, atol=1e-6)

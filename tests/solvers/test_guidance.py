@@ -1,10 +1,13 @@
 """Classifier-free guidance: off is absent, all channels move, and the kind of prediction does not matter."""
 
+import math
+
 import pytest
 import torch
 
 from dit.diffusion import KINDS, Denoiser, LinearFlow
-from dit.solvers import CFG, Euler, Heun, make_grid, sample
+from dit.diffusion.path import VPContinuous
+from dit.solvers import CFG, RK4, TNR, Euler, Heun, Interval, make_grid, sample
 from tests.exact import PATHS, Gaussian
 
 MEANS = (-1.0, 0.0, 1.0, 0.2)  # three classes, then the null label
@@ -91,3 +94,106 @@ def test_guidance_without_a_trained_null_class_is_refused():
     for bad in (float("nan"), float("inf")):
         with pytest.raises(ValueError, match=r"guidance\.scale must be a finite number"):
             CFG(bad)
+
+
+def test_interval_that_covers_all_is_cfg_and_an_empty_one_is_conditional():
+    whole, _ = run(Interval(CFG(2.0), (-math.inf, math.inf)))
+    assert torch.equal(whole.x0, run(CFG(2.0))[0].x0)
+    none, _ = run(Interval(CFG(2.0), (50.0, 60.0)))
+    assert torch.equal(none.x0, run(None)[0].x0)
+    assert none.nfe.rows == none.nfe.evaluations
+
+
+def test_interval_is_decided_by_the_start_of_the_step():
+    """Six uniform steps of a flow: log-SNR -inf, -3.2, -1.4, 0, 1.4, 3.2 at their starts; both stages obey."""
+    part, denoiser = run(Interval(CFG(2.0), (-2.0, 1.0)), PATHS["flow"], "velocity")
+    # Guided: the two Heun steps that start at -1.4 and 0, four evaluations; single: the other seven.
+    assert (part.nfe.evaluations, part.nfe.rows) == (11, 4 * 2 + 7)
+    assert denoiser.calls == 11
+    with pytest.raises(ValueError, match=r"guidance\.log_snr must be \(low, high\) with low < high, got \(1, 1\)"):
+        Interval(CFG(2.0), (1, 1))
+
+
+def test_tnr_of_strength_zero_is_its_inner_rule_bit_for_bit():
+    for solver in (Euler(), Heun(), RK4()):
+        same, _ = run(TNR(CFG(2.0), kappa=0.0), solver=solver)
+        assert torch.equal(same.x0, run(CFG(2.0), solver=solver)[0].x0)
+    gated, _ = run(TNR(CFG(2.0), u_min=1e9))
+    assert torch.equal(gated.x0, run(CFG(2.0))[0].x0)
+
+
+@pytest.mark.parametrize("name", ["linear", "flow"])
+def test_tnr_is_the_same_in_every_kind(name):
+    reference, _ = run(TNR(CFG(1.7)), PATHS[name], "v", Heun())
+    for kind in KINDS:
+        if name == "flow" and kind in ("eps", "score"):
+            continue
+        other, _ = run(TNR(CFG(1.7)), PATHS[name], kind, Heun())
+        torch.testing.assert_close(other.x0, reference.x0, rtol=0, atol=1e-8)
+
+
+def test_tnr_starts_and_ends_as_defined():
+    """From pure noise the first Euler step makes S x0 the signal; the last step, to clean data, has S = 1."""
+    rule, flow = TNR(CFG(1.0)), LinearFlow()
+    strengths = [rule.strength(flow.coefficients(torch.tensor(t, dtype=torch.float64))) for t in (0.0, 0.5, 1.0)]
+    assert strengths == pytest.approx([1.0, 2 - 0.5**0.25, 2.0])
+    seen = []
+    denoiser = Gaussian(flow, mean=0.7)
+    sample(denoiser, NOISE, grid=make_grid(flow, 4), guidance=rule, on_step=lambda c, x: seen.append((c, x)))
+    s = rule.strength(flow.coefficients(seen[0][0].t_next))
+    # x0 at pure noise is the mean; y = S x0 then, and x = alpha y + sigma e.
+    torch.testing.assert_close(seen[0][1], 0.25 * s * 0.7 + 0.75 * NOISE, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("std", "kappa", "a_golden", "c_golden"),
+    # Closed integrals of N(m, s^2) on the scaled-linear continuous schedule, u_T = 14.462695: x0 = A m + C e.
+    [(1.0, 0.0, 0.9310213, 0.9976181), (1.0, 1.0, 0.9792081, 1.0603242), (3.0, 1.0, 0.9152225, 3 * 1.1406698)],
+    ids=["base s=1", "TNR s=1", "TNR s=3"],
+)
+def test_tnr_has_the_gaussian_law(std, kappa, a_golden, c_golden):
+    path = VPContinuous(0.85, 12.0, power=2)
+    grid = path.t_from_log_snr(torch.linspace(-2 * math.log(14.462695), 2 * math.log(1e5), 400, dtype=torch.float64))
+    grid = torch.cat([torch.ones(1, dtype=torch.float64), grid[1:], torch.zeros(1, dtype=torch.float64)])
+    found = []
+    for mean, noise in ((1.0, 0.0), (0.0, 1.0)):
+        start = torch.full((1, 1), noise, dtype=torch.float64)
+        denoiser = Gaussian(path, "eps", mean=mean, std=std)
+        found.append(float(sample(denoiser, start, grid=grid, solver=RK4(), guidance=TNR(CFG(1.0), kappa)).x0))
+    assert found == pytest.approx([a_golden, c_golden], abs=2e-5)
+
+
+def test_tnr_of_constant_two_has_the_spread_pi_half():
+    """S = 2 everywhere and u from infinity: C / s = pi / 2 (p so large that S is 2 at every level above 1e-4)."""
+    path = LinearFlow()
+    levels = torch.linspace(-2 * math.log(1e4), 2 * math.log(1e4), 600, dtype=torch.float64)
+    inner = path.t_from_log_snr(levels)
+    grid = torch.cat([torch.ones(1, dtype=torch.float64), inner, torch.zeros(1, dtype=torch.float64)])
+    start = torch.ones(1, 1, dtype=torch.float64)
+    denoiser = Gaussian(path, "velocity", mean=0.0, std=1.0)
+    out = sample(denoiser, start, grid=grid, solver=RK4(), guidance=TNR(CFG(1.0), p=1e12))
+    assert float(out.x0) == pytest.approx(math.pi / 2, abs=2e-3)
+
+
+@pytest.mark.parametrize(("at", "order"), [("stage", 4), ("end", 1)])
+def test_tnr_keeps_the_order_of_rk4_only_at_the_stage(at, order):
+    path, errors = PATHS["trigonometric"], []
+    start = torch.tensor([[-1.0], [0.3], [1.2]], dtype=torch.float64)
+
+    def run_with(steps, at):
+        grid = path.t_from_log_snr(torch.linspace(-5, 5, steps + 1, dtype=torch.float64))
+        return sample(Gaussian(path, "eps"), start, grid=grid, solver=RK4(), guidance=TNR(CFG(1.0), at=at)).x0
+
+    truth = run_with(1024, "stage")
+    for steps in (16, 32, 64):
+        errors.append(float((run_with(steps, at) - truth).norm()))
+    assert math.log2(errors[0] / errors[-1]) / 2 == pytest.approx(order, abs=0.2)
+
+
+def test_bad_settings_of_tnr_are_refused():
+    with pytest.raises(ValueError, match=r"guidance\.at must be auto, end or stage, got 'middle'"):
+        TNR(CFG(1.0), at="middle")
+    with pytest.raises(ValueError, match=r"p > 0 and u_min >= 0, got p=0 and u_min=0"):
+        TNR(CFG(1.0), p=0)
+    with pytest.raises(ValueError, match="class_dropout 0"):
+        sample(Gaussian(LinearFlow()), NOISE, LABELS, grid=make_grid(LinearFlow(), 2), guidance=TNR(CFG(2.0)))

@@ -7,9 +7,9 @@ import sys
 import pytest
 import torch
 
-from dit.diffusion import Denoiser, LinearFlow, Prediction
+from dit.diffusion import Denoiser, LinearFlow
 from dit.solvers import CFG, Heun, ImageNoise, Sampler, make_grid, sample
-from tests.exact import Gaussian
+from tests.exact import Gaussian, Mixture
 
 FLOW = LinearFlow()
 
@@ -124,22 +124,10 @@ def test_a_mixture_is_sampled_as_it_is():
     More than the largest of 200 permutations would happen by chance once in 200 runs; the seeds are fixed. The same
     samples shifted by 0.2 are noticed.
     """
-    means = torch.tensor([[-1.0, 0.5], [1.0, 0.0], [0.2, -1.2]], dtype=torch.float64)
-    std, count = 0.25, 800
-
-    def denoiser(x, t, labels=None):
-        c = FLOW.coefficients(t)
-        variance = c.alpha**2 * std**2 + c.sigma**2
-        offsets = x[:, None] - c.alpha * means  # [B, 3, 2]
-        weights = (-offsets.square().sum(-1) / (2 * variance)).softmax(1)[..., None]  # [B, 3, 1]
-        eps = (weights * offsets).sum(1) * c.sigma / variance  # [B, 2]
-        x0 = (weights * (means + c.alpha * std**2 * offsets / variance)).sum(1)  # [B, 2]
-        return Prediction(eps - x0, "velocity", x, c)
-
-    denoiser.path = FLOW
+    denoiser, count = Mixture(FLOW, "velocity"), 800
     noise = ImageNoise(0, range(count), (2,), dtype=torch.float64).draw()
     ours = sample(denoiser, noise, grid=make_grid(FLOW, 60), solver=Heun()).x0
-    true = means[torch.randint(3, (count,))] + std * torch.randn(count, 2, dtype=torch.float64)
+    true = denoiser.draw(count)
     first = torch.arange(2 * count) < count
     distances = torch.cdist(*[torch.cat([ours, true])] * 2)
     by_chance = max(energy_distance(distances, first[torch.randperm(2 * count)]) for _ in range(200))

@@ -1,5 +1,6 @@
 """Solvers: order of convergence, cost, exact ends, and the same answer from different frames."""
 
+import functools
 import itertools
 import math
 
@@ -7,12 +8,12 @@ import pytest
 import torch
 
 from dit.diffusion import DiscreteVP, LinearFlow
-from dit.solvers import Euler, Heun, make_grid, sample
+from dit.solvers import RK4, Euler, Heun, Midpoint, make_grid, sample
 from dit.solvers.grid import check_grid
-from tests.exact import PATHS, Gaussian, Trigonometric
+from tests.exact import PATHS, Gaussian, Mixture
 
-SOLVERS = [Euler(), Heun()]
-NAMES = [type(s).__name__ for s in SOLVERS]
+SOLVERS = [Euler()] + [leaf(clock) for leaf in (Heun, Midpoint, RK4) for clock in ("rectified", "u")]
+NAMES = [f"{type(s).__name__} {getattr(s, 'clock', '')}".strip() for s in SOLVERS]
 
 
 def walk(solver, denoiser, x, grid):
@@ -27,40 +28,58 @@ def slope(errors):
     return math.log2(errors[0] / errors[-1]) / (len(errors) - 1)
 
 
-@pytest.mark.parametrize("kind", ["eps", "x0", "velocity"])
+def levels(path, first, last, steps):
+    """t at equal steps of log-SNR."""
+    return path.t_from_log_snr(torch.linspace(first, last, steps + 1, dtype=torch.float64))
+
+
+@functools.cache
+def mixture_truth(name):
+    """Where the flow of the mixture ends, from 4,096 steps of RK4 in each of two clocks that must agree."""
+    denoiser = Mixture(PATHS[name])
+    noise = torch.randn(32, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    grid = levels(denoiser.path, -2 * math.log(14.4), -2 * math.log(0.05), 4096)
+    x = denoiser.path.coefficients(grid[0]).sigma * noise
+    ends = [walk(RK4(clock), denoiser, x, grid) for clock in ("u", "rectified")]
+    torch.testing.assert_close(*ends, rtol=0, atol=1e-10)
+    return x, ends[0]
+
+
+@pytest.mark.parametrize("kind", ["eps", "velocity"])
 @pytest.mark.parametrize("solver", SOLVERS, ids=NAMES)
 def test_global_order(solver, kind):
-    """Slope over 32 ... 256 steps on N(0.7, 0.25): the trigonometric path has no accidental super-convergence there."""
-    denoiser, errors = Gaussian(Trigonometric(), kind), []
-    x = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None]
-    for steps in (32, 64, 128, 256):
-        grid = torch.linspace(0.98, 0.02, steps + 1, dtype=torch.float64)
-        exact = denoiser.solution(x, grid[0], grid[-1])
-        errors.append(float((walk(solver, denoiser, x, grid) - exact).abs().max()))
+    """Slope over 32 ... 256 steps on a mixture, sigma/alpha from 14.4 to 0.05, on a variance-preserving path."""
+    denoiser, errors = Mixture(PATHS["trigonometric"], kind), []
+    x, truth = mixture_truth("trigonometric")
+    for steps in (64, 128, 256):
+        grid = levels(denoiser.path, -2 * math.log(14.4), -2 * math.log(0.05), steps)
+        errors.append(float((walk(solver, denoiser, x, grid) - truth).norm()))
     assert slope(errors) == pytest.approx(solver.order, abs=0.15)
 
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=NAMES)
 def test_global_order_on_a_flow_is_at_least_nominal(solver):
-    denoiser, errors = Gaussian(LinearFlow()), []
-    x = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None]
-    for steps in (32, 64, 128, 256):
-        grid = torch.linspace(0.98, 0.02, steps + 1, dtype=torch.float64)
-        errors.append(float((walk(solver, denoiser, x, grid) - denoiser.solution(x, grid[0], grid[-1])).abs().max()))
+    denoiser, errors = Mixture(PATHS["flow"], "velocity"), []
+    x, truth = mixture_truth("flow")
+    for steps in (64, 128, 256):
+        grid = levels(denoiser.path, -2 * math.log(14.4), -2 * math.log(0.05), steps)
+        errors.append(float((walk(solver, denoiser, x, grid) - truth).norm()))
     assert slope(errors) > solver.order - 0.15
 
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=NAMES)
 def test_local_order_with_unequal_steps(solver):
     """One step of length h after one of h/3: the error of the second alone falls as h^(order + 1)."""
-    denoiser, errors = Gaussian(Trigonometric()), []
-    x = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None]
-    for h in (0.08, 0.04, 0.02, 0.01):
-        grid = torch.tensor([0.6 + h / 3, 0.6, 0.6 - h], dtype=torch.float64)
-        exact = denoiser.solution(x, grid[0], grid[1])
-        after = walk(solver, denoiser, exact, grid[1:])
-        errors.append(float((after - denoiser.solution(exact, grid[1], grid[2])).abs().max()))
-    assert slope(errors) == pytest.approx(solver.order + 1, abs=0.15)
+    denoiser, errors = Mixture(PATHS["trigonometric"]), []
+    x, _ = mixture_truth("trigonometric")
+    x = walk(RK4(), denoiser, x, levels(denoiser.path, -2 * math.log(14.4), 0.0, 512))
+    for h in (0.4, 0.2, 0.1):
+        grid = levels(denoiser.path, 0.0, h / 3, 1).tolist() + levels(denoiser.path, h / 3, h / 3 + h, 1)[1:].tolist()
+        grid = torch.tensor(grid, dtype=torch.float64)
+        here = walk(RK4(), denoiser, x, levels(denoiser.path, 0.0, h / 3, 64))
+        exact = walk(RK4(), denoiser, here, levels(denoiser.path, h / 3, h / 3 + h, 128))
+        errors.append(float((walk(solver, denoiser, here, grid[1:]) - exact).norm()))
+    assert slope(errors) == pytest.approx(solver.order + 1, abs=0.25)
 
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=NAMES)
@@ -113,7 +132,7 @@ def test_infinite_and_zero_noise_are_exact(solver):
     torch.testing.assert_close(one.x0, torch.full_like(one.x0, 0.7), rtol=0, atol=1e-14)
     noise = torch.randn(4, 2, dtype=torch.float64)
     many = sample(denoiser, noise, grid=make_grid(denoiser.path, 400), solver=solver)
-    torch.testing.assert_close(many.x0, 0.7 + 0.5 * noise, rtol=0, atol=0.02 if solver.order == 1 else 2e-4)
+    torch.testing.assert_close(many.x0, 0.7 + 0.5 * noise, rtol=0, atol=0.02 if solver.order == 1 else 5e-4)
 
 
 def test_no_signal_is_lost_over_a_whole_table():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -37,6 +37,9 @@ class CFG(Guidance):
                 f"guidance.scale={self.scale:g} needs a prediction without class, which this model never learned: "
                 "it was trained with class_dropout 0, so only guidance.scale=1 is allowed"
             )
+
+    def with_scale(self, scale: float) -> CFG:
+        return replace(self, scale=scale)
 
     def __call__(
         self, denoise: Denoise, x: Tensor, t: Tensor, labels: Tensor | None, context: StepContext

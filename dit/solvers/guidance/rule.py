@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -30,7 +30,7 @@ class StepContext:
     """The step a prediction is made for; the same object for all stages of that step.
 
     index of steps; t and t_next: scalars, start and end of the step; x: [B, *D] at the start; true_noise: [B, *D],
-    the unit-variance noise inside x.
+    the unit-variance noise inside x. order: of the solver.
     """
 
     index: int
@@ -40,6 +40,7 @@ class StepContext:
     t_next: Tensor
     x: Tensor
     true_noise: Tensor
+    order: int = 1
 
     @property
     def log_snr(self) -> float:
@@ -63,12 +64,29 @@ class StepContext:
 class Guidance(ABC):
     """Turns a denoiser into a guided one. Rules nest: a wrapper holds an inner rule and calls it."""
 
+    @abstractmethod
     def check(self, denoiser: Denoise, labels: Tensor | None) -> None:
         """ValueError, before the first network call, where this denoiser or these labels cannot be guided so."""
-        return None
+
+    @abstractmethod
+    def with_scale(self, scale: float) -> Guidance:
+        """The same rule at another guidance scale."""
 
     @abstractmethod
     def __call__(
         self, denoise: Denoise, x: Tensor, t: Tensor, labels: Tensor | None, context: StepContext
     ) -> Prediction:
         """The guided prediction at a stage's own x [B, *D] and t (scalar); labels [B] or None."""
+
+
+@dataclass(frozen=True)
+class Wrapper(Guidance):
+    """A rule around another: what it does not say about scale and demands is what `inner` says."""
+
+    inner: Guidance
+
+    def check(self, denoiser: Denoise, labels: Tensor | None) -> None:
+        self.inner.check(denoiser, labels)
+
+    def with_scale(self, scale: float) -> Guidance:
+        return replace(self, inner=self.inner.with_scale(scale))
