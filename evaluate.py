@@ -47,7 +47,7 @@ def main(config: DictConfig) -> None:
         )
     console = Console(highlight=False, width=100)
     console.print(table(scores))
-    line = protocol_line(classifier, len(labels), len(held_out[0]), sampler.seed, loaded.weights, sampler.spacing)
+    line = protocol_line(classifier, len(labels), len(held_out[0]), sampler.seed, loaded.weights, sampler.grid)
     console.print(line)
     if options["out"] is not None:
         out = Path(options["out"])

@@ -10,6 +10,7 @@ from data import codec_from_spec
 from dit.checkpoint import load
 from dit.cli import entry, pick_device, plain
 from dit.output import check_out, write_samples
+from dit.solvers.sample import describe
 
 
 @entry("sample", whole={"per_class": 1, "steps": 1, "seed": 0, "batch_size": 1})
@@ -31,7 +32,7 @@ def main(config: DictConfig) -> None:
         **batches[0].spec,
         "evaluations": batches[0].nfe.evaluations,
         "network_rows_per_image": batches[0].nfe.rows,
-        "spacing": sampler.spacing,
+        "spacing": describe(sampler.grid),
         "seed": sampler.seed,
         "labels": labels,
         "class_names": loaded.class_names,

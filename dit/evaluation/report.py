@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dit.evaluation.classifier import Classifier
 from dit.evaluation.frechet import frechet_distance
-from dit.solvers import Denoise, Sampler
+from dit.solvers import Denoise, Grid, Sampler
 
 
 @dataclass(frozen=True)
@@ -88,10 +88,10 @@ def table(scores: Sequence[Score]) -> Table:
     return result
 
 
-def protocol_line(classifier: Classifier, images: int, reference: int, seed: int, weights: str, spacing: str) -> str:
+def protocol_line(classifier: Classifier, images: int, reference: int, seed: int, weights: str, grid: Grid) -> str:
     """What must stand beside the numbers for anybody to compare them."""
     return (
-        f"protocol: {images:,} images, balanced labels, all channels guided, {spacing} grid, seed {seed}, "
+        f"protocol: {images:,} images, balanced labels, all channels guided, {type(grid).__name__}, seed {seed}, "
         f"weights {weights}; reference {reference:,} held-out pictures; "
         f"features of a small conv net {classifier.digest} "
         f"trained on the real training split (held-out accuracy {classifier.held_out_accuracy:.3f})"

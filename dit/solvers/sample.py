@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dit.diffusion.path import GaussianPath
 from dit.diffusion.prediction import Prediction
-from dit.solvers.grid import check_grid, make_grid
+from dit.solvers.grid import Grid, UniformGrid, check_grid
 from dit.solvers.guidance import CFG, Denoise, Guidance, StepContext
 from dit.solvers.noise import ImageNoise
 from dit.solvers.ode import Euler, Heun, Solver
@@ -136,7 +136,7 @@ class Sampler:
     """A sampling protocol: what is fixed while images, labels and checkpoints change."""
 
     steps: int = 25
-    spacing: str = "uniform"
+    grid: Grid = field(default_factory=UniformGrid)
     solver: Solver = field(default_factory=Heun)
     guidance: Guidance = field(default_factory=CFG)
     seed: int = 0
@@ -162,7 +162,7 @@ class Sampler:
         """
         count = len(labels) if labels is not None else count
         assert count is not None, "either labels or a count"
-        grid = make_grid(denoiser.path, self.steps, self.spacing)
+        grid = self.grid(denoiser.path, self.steps)
         for start in range(0, count, self.batch_size):
             stop = min(start + self.batch_size, count)
             source = ImageNoise(self.seed, range(start, stop), shape, device)

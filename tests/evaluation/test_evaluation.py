@@ -9,7 +9,7 @@ from torch import nn
 
 from dit.diffusion import LinearFlow
 from dit.evaluation import frechet_distance, protocol_line, score_images, score_sampler, table, train_classifier
-from dit.solvers import Sampler
+from dit.solvers import Sampler, UniformGrid
 from tests.exact import Gaussian
 from tests.training.tiny import digits
 
@@ -66,7 +66,7 @@ def test_a_score_carries_its_protocol(real, tmp_path):
     )
     assert (sampled.name, sampled.solver, sampled.evaluations, sampled.rows) == ("CFG 1", "Heun 3", 5, 5)
     assert sampled.frechet > 10 * score_images("real", *train, held_out[0], classifier).frechet
-    line = protocol_line(classifier, 1000, 360, 0, "ema 0.999", "uniform")
+    line = protocol_line(classifier, 1000, 360, 0, "ema 0.999", UniformGrid())
     for part in ("1,000 images", "balanced labels", "all channels", "seed 0", "ema 0.999", "360", classifier.digest):
         assert part in line
     console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115

@@ -154,12 +154,46 @@ def test_a_grid_of_n_steps_has_n_plus_one_falling_levels(path, steps):
     check_grid(grid)
 
 
+@pytest.mark.parametrize("spacing", ["uniform", "log_snr", "karras"])
+@pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
+@pytest.mark.parametrize("steps", [1, 2, 30])
+def test_every_grid_falls_to_clean_data_on_every_path(path, spacing, steps):
+    grid = make_grid(path, steps, spacing)
+    assert len(grid) == steps + 1
+    assert (grid.diff() < 0).all()
+    assert float(grid[-1]) == 0
+
+
+def test_grids_have_the_levels_of_their_papers():
+    flow = LinearFlow()
+    shifted = make_grid(flow, 10, "shifted", shift=3.0)
+    t = torch.linspace(1, 0, 11, dtype=torch.float64)
+    torch.testing.assert_close(shifted, 3 * t / (1 + 2 * t), rtol=0, atol=1e-12)  # SD3's t' = s t / (1 + (s - 1) t)
+    karras = make_grid(flow, 18, "karras", u_max=80.0, u_min=0.002)
+    c = flow.coefficients(karras)
+    i = torch.arange(18, dtype=torch.float64)
+    edm = (80 ** (1 / 7) + i / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
+    torch.testing.assert_close((c.sigma / c.alpha)[:-1], edm, rtol=1e-9, atol=0)
+    steps = flow.log_snr(make_grid(flow, 7, "log_snr", first=-6, last=6)[:-1])
+    torch.testing.assert_close(steps, torch.linspace(-6, 6, 7, dtype=torch.float64), rtol=0, atol=1e-9)
+    # A table ends where it ends: its own last level, not the grid's.
+    assert float(make_grid(PATHS["scaled_linear"], 5, "karras")[0]) == pytest.approx(1)
+
+
 def test_bad_grids_are_refused():
     path = LinearFlow()
     with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
         make_grid(path, 0)
-    with pytest.raises(ValueError, match=r"grid\.spacing must be one of uniform, got 'karras'"):
-        make_grid(path, 5, "karras")
+    with pytest.raises(ValueError, match=r"spacing must be one of uniform, shifted, log_snr, karras, got 'linear'"):
+        make_grid(path, 5, "linear")
+    with pytest.raises(ValueError, match=r"grid\.first must be below grid\.last"):
+        make_grid(path, 5, "log_snr", first=3, last=1)
+    with pytest.raises(ValueError, match=r"grid\.u_min must lie between 0 and grid\.u_max=1, got 2"):
+        make_grid(path, 5, "karras", u_max=1, u_min=2)
+    with pytest.raises(ValueError, match=r"grid\.shift must be positive, got 0"):
+        make_grid(path, 5, "shifted", shift=0)
+    with pytest.raises(ValueError, match="grid must fall strictly"):
+        make_grid(PATHS["scaled_linear"], 20, "shifted", shift=50)
     for bad in ([0.0, 1.0], [1.0, 1.0], [0.5], [2.0, 0.0], [1.0, float("nan")]):
         with pytest.raises(ValueError, match="grid must fall strictly"):
             sample(Gaussian(path), torch.zeros(1, 2), grid=torch.tensor(bad))
