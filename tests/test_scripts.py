@@ -321,7 +321,7 @@ def test_a_folder_with_an_unreadable_picture_names_it(tmp_path):
 def test_a_sweep_over_schedules_and_dropout_samples_in_every_job(tmp_path):
     run(
         "train.py", "-m", "diffusion=ddpm_linear,ddpm_cosine,flow_linear", "model.class_dropout=0,0.1",
-        "trainer.max_steps=20", f"hydra.sweep.dir={tmp_path}",
+        "trainer.max_steps=20", "scheduler.warmup=1", f"hydra.sweep.dir={tmp_path}",
     )  # fmt: skip
     shapes = []
     for job in range(6):

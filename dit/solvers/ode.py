@@ -95,16 +95,16 @@ class _RungeKutta(Solver):
             raise ValueError(f"solver.clock must be rectified or u, got {self.clock!r}")
 
     def step(self, predict, path, x, t, t_next, state, noise):
-        here, there = path.coefficients(t).like(x), path.coefficients(t_next).like(x)
+        here, there = path.coefficients(t), path.coefficients(t_next)
         if float(there.sigma) == 0:
-            return predict(x, t).combine(there.alpha, there.sigma), state
+            return predict(x, t).x0, state
         by_u = self.clock == "u" and float(here.alpha) > 0
 
         def scale(c: Coefficients) -> Tensor:
             return c.alpha if by_u else c.alpha + c.sigma
 
-        begin, end = here.sigma.double() / scale(here).double(), there.sigma.double() / scale(there).double()
-        y, slopes = x / scale(here), []
+        begin, end = here.sigma / scale(here), there.sigma / scale(there)
+        y, slopes = x / scale(here.like(x)), []
         for node, row in zip(self.nodes, self.matrix, strict=True):
             stage_t, stage_x = t, x
             if node > 0:
@@ -114,7 +114,7 @@ class _RungeKutta(Solver):
                 stage_x = scale(path.coefficients(stage_t).like(x)) * stage_y  # [B, *D]
             slopes.append(predict(stage_x, stage_t).combine(0 if by_u else -1, 1))  # [B, *D]
         rise = sum(b * slope for b, slope in zip(self.weights, slopes, strict=True))
-        return scale(there) * (y + (end - begin) * rise), state
+        return scale(there.like(x)) * (y + (end - begin) * rise), state
 
 
 @dataclass(frozen=True)
