@@ -54,8 +54,10 @@ def test_on_step_sees_every_step_and_its_context():
     for context, _ in seen:
         assert context.true_noise is noise
         c = FLOW.coefficients(context.t)
-        torch.testing.assert_close(context.x, c.alpha * context.signal + c.sigma * noise, rtol=0, atol=1e-12)
-    assert torch.equal(seen[0][0].signal, torch.zeros_like(noise))
+        torch.testing.assert_close(
+            context.x, c.alpha * context.signal(context.x, context.t) + c.sigma * noise, rtol=0, atol=1e-12
+        )
+    assert torch.equal(seen[0][0].signal(noise, seen[0][0].t), torch.zeros_like(noise))
 
 
 def test_the_specification_is_plain_json():

@@ -52,13 +52,12 @@ class StepContext:
         """Log-SNR at the end of the step; +inf at clean data."""
         return float(self.path.log_snr(self.t_next))
 
-    @property
-    def signal(self) -> Tensor:
-        """The signal accumulated so far, y in x = alpha y + sigma true_noise [B, *D]; 0 where alpha is 0."""
-        c = self.path.coefficients(self.t).like(self.x)
+    def signal(self, x: Tensor, t: Tensor) -> Tensor:
+        """The signal accumulated in a stage's x, y in x = alpha y + sigma true_noise [B, *D]; 0 where alpha is 0."""
+        c = self.path.coefficients(t).like(x)
         if float(c.alpha) == 0:
-            return torch.zeros_like(self.x)
-        return (self.x - c.sigma * self.true_noise) / c.alpha
+            return torch.zeros_like(x)
+        return (x - c.sigma * self.true_noise) / c.alpha
 
 
 class Guidance(ABC):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from dit.diffusion.path import Coefficients
@@ -56,8 +55,6 @@ class TNR(Wrapper):
         s = self.strength(context.path.coefficients(context.t_next if at_end else t))
         if s == 1:
             return guided
-        c = context.path.coefficients(t).like(x)
-        # Where alpha is 0 no signal has been accumulated yet.
-        signal = (x - c.sigma * context.true_noise) / c.alpha if float(c.alpha) > 0 else torch.zeros_like(x)
-        a, b = parts(guided.kind, c)
-        return guided.with_native(s * guided.native + (1 - s) * (a * signal + b * context.true_noise))
+        a, b = parts(guided.kind, context.path.coefficients(t).like(x))
+        known = a * context.signal(x, t) + b * context.true_noise  # [B, *D]
+        return guided.with_native(s * guided.native + (1 - s) * known)
