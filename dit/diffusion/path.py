@@ -35,8 +35,11 @@ class Coefficients:
 class GaussianPath(ABC):
     """A Gaussian probability path (Kingma et al. 2021, section 2; Lipman et al. 2023, section 4).
 
-    A leaf says what alpha and sigma are and how to invert the log-SNR; everything else follows from that.
+    A leaf says what alpha and sigma are and how to invert the log-SNR; everything else follows from that. `time_scale`
+    stretches t for the network, whose sinusoidal embedding was made for integer steps.
     """
+
+    time_scale: float = 1000.0
 
     @abstractmethod
     def coefficients(self, t: Tensor) -> Coefficients:
@@ -47,8 +50,8 @@ class GaussianPath(ABC):
         """The t at which 2 ln(alpha/sigma) equals `log_snr`; clamped to [0, 1]."""
 
     def network_time(self, t: Tensor) -> Tensor:
-        """The number the network is told at t: the sinusoidal embedding was made for about a thousand steps."""
-        return 1000.0 * t  # time_scale of every path that does not say otherwise
+        """The number the network is told at t."""
+        return self.time_scale * t
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -68,10 +71,7 @@ class GaussianPath(ABC):
 
 @dataclass(frozen=True)
 class LinearFlow(GaussianPath):
-    """Rectified flow: alpha = 1 - t, sigma = t (Liu et al. 2023; Lipman et al. 2023, eq. 20).
-
-    `time_scale` stretches t before the sinusoidal time embedding, whose frequencies were made for integer steps.
-    """
+    """Rectified flow: alpha = 1 - t, sigma = t (Liu et al. 2023; Lipman et al. 2023, eq. 20)."""
 
     time_scale: float = 1000.0
 
@@ -81,9 +81,6 @@ class LinearFlow(GaussianPath):
 
     def t_from_log_snr(self, log_snr: Tensor) -> Tensor:
         return torch.sigmoid(-log_snr / 2)
-
-    def network_time(self, t: Tensor) -> Tensor:
-        return self.time_scale * t
 
     @property
     def spec(self) -> dict[str, Any]:

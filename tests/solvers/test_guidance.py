@@ -99,6 +99,9 @@ def test_guidance_without_a_trained_null_class_is_refused():
 def test_interval_that_covers_all_is_cfg_and_an_empty_one_is_conditional():
     whole, _ = run(Interval(CFG(2.0), (-math.inf, math.inf)))
     assert torch.equal(whole.x0, run(CFG(2.0))[0].x0)
+    # A flow starts at log-SNR -inf, which belongs to an interval from -inf.
+    flow = (PATHS["flow"], "velocity")
+    assert torch.equal(run(Interval(CFG(2.0), (-math.inf, math.inf)), *flow)[0].x0, run(CFG(2.0), *flow)[0].x0)
     none, _ = run(Interval(CFG(2.0), (50.0, 60.0)))
     assert torch.equal(none.x0, run(None)[0].x0)
     assert none.nfe.rows == none.nfe.evaluations
