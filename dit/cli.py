@@ -64,13 +64,14 @@ def _check_whole(key: str, value: Any, least: int) -> None:
 
 
 def sentence(error: BaseException) -> str:
-    """The innermost message in one line: Hydra wraps what a constructor raised, a data worker adds its traceback."""
+    """The innermost message in one line: Hydra wraps what a constructor raised, OmegaConf puts words before what a
+    resolver raised, a data worker adds its traceback."""
     while error.__cause__ is not None and isinstance(error, InstantiationException | OmegaConfBaseException):
         error = error.__cause__
     message = str(error).strip()
     if "DataLoader worker process" in message:
         message = message.splitlines()[-1].partition(": ")[2]
-    return " ".join(message.split())
+    return " ".join(message.split()).removeprefix("ValueError raised while resolving interpolation: ")
 
 
 def plain(config: DictConfig) -> dict[str, Any]:

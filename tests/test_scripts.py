@@ -165,7 +165,7 @@ def test_training_goes_on_from_a_checkpoint(trained, tmp_path):
         (["diffusion=ddpm_linear", "diffusion.path.steps=100"], "validation.levels must lie on the path; -5 does not"),
         (["resume=nothing.ckpt"], "resume=nothing.ckpt does not exist"),
         (["data=folder"], "data.root"),
-        (["data=folder", "data.root=nowhere"], "data.root=nowhere must be a folder with train/<class>/ inside"),
+        (["data=folder", "data.root=nowhere"], "error: data.root=nowhere must be a folder with train/<class>/ inside"),
         (["ema.decays=[2]"], "ema.decays must be a list of one or more numbers in [0, 1), got [2]"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
