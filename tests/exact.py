@@ -4,7 +4,16 @@ from dataclasses import dataclass
 
 import torch
 
-from dit.diffusion import DiscreteVP, GaussianPath, LinearFlow, Prediction, Trigonometric, VPContinuous
+from dit.diffusion import (
+    DiscreteVP,
+    GaussianPath,
+    LinearFlow,
+    Prediction,
+    Shifted,
+    Trigonometric,
+    VarianceExploding,
+    VPContinuous,
+)
 from dit.diffusion.prediction import parts
 
 PATHS = {
@@ -15,6 +24,10 @@ PATHS = {
     "trigonometric": Trigonometric(),
     "vp": VPContinuous(),
     "vp_scaled": VPContinuous(0.85, 12.0, power=2),
+    "sigmoid": DiscreteVP.sigmoid(),
+    "zero_terminal_snr": DiscreteVP.scaled_linear(zero_terminal_snr=True),
+    "edm": VarianceExploding(),
+    "shifted": Shifted(LinearFlow(), 3.0),
 }
 
 

@@ -7,7 +7,9 @@ from dit.diffusion.path import (
     DiscreteVP,
     GaussianPath,
     LinearFlow,
+    Shifted,
     Trigonometric,
+    VarianceExploding,
     VPContinuous,
     path_from_spec,
 )
@@ -26,9 +28,11 @@ __all__ = [
     "LogitNormal",
     "Network",
     "Prediction",
+    "Shifted",
     "TimeDistribution",
     "Trigonometric",
     "Uniform",
     "VPContinuous",
+    "VarianceExploding",
     "path_from_spec",
 ]

@@ -19,13 +19,27 @@ class Denoiser:
     t and the coefficients stay in float32 or better, whatever the network runs in: time is handed over as float32,
     x in the dtype of the network's parameters, and the answer is brought back to x's dtype before any subtraction.
 
-    network: any callable. kind: what it predicts. null_label: the label that means "no class", or None where no
-    unconditional prediction was ever trained; guidance that needs one refuses then.
+    network: any callable. kind: what it predicts; "edm" also scales its input to unit variance, for data of standard
+    deviation sigma_data (Karras et al. 2022, table 1). null_label: the label that means "no class", or None where no
+    unconditional prediction was ever trained; guidance that needs one refuses then. learned_variance: the network
+    returns twice the channels, and the second half is a variance for `Ancestral` (Nichol and Dhariwal 2021).
     """
 
-    def __init__(self, network: Network, path: GaussianPath, kind: str, null_label: int | None = None):
+    def __init__(
+        self,
+        network: Network,
+        path: GaussianPath,
+        kind: str,
+        null_label: int | None = None,
+        *,
+        sigma_data: float = 1.0,
+        learned_variance: bool = False,
+    ):
         self.network, self.path, self.null_label = network, path, null_label
         self.kind: Kind = check_kind(kind)
+        if not sigma_data > 0:
+            raise ValueError(f"sigma_data must be positive, got {sigma_data}")
+        self.sigma_data, self.learned_variance = sigma_data, learned_variance
 
     def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Prediction:
         """x: [B, *D]; t: scalar or [B] in [0, 1]; labels: [B] or None for "no class" of every row.
@@ -35,13 +49,21 @@ class Denoiser:
         if labels is None and self.null_label is not None:
             labels = torch.full((len(x),), self.null_label, device=x.device)
         time = self.path.network_time(t).float().to(x.device).expand(len(x))  # [B]
-        native = self.network(x.to(self._network_dtype(x.dtype)), time, labels)
-        if native.shape != x.shape:
+        coefficients, seen = self.path.coefficients(t), x
+        if self.kind == "edm":
+            c = coefficients.like(x)
+            seen = x / (c.sigma**2 + (self.sigma_data * c.alpha) ** 2) ** 0.5  # [B, *D]
+        native = self.network(seen.to(self._network_dtype(x.dtype)), time, labels)
+        expected = (x.shape[0], 2 * x.shape[1], *x.shape[2:]) if self.learned_variance else tuple(x.shape)
+        if native.shape != expected:
             raise ValueError(
                 f"the network returned shape {tuple(native.shape)} for an input of shape {tuple(x.shape)}; "
-                f"a {self.kind} prediction has the shape of its input"
+                f"a {self.kind} prediction {'with a learned variance ' * self.learned_variance}has shape {expected}"
             )
-        return Prediction(native.to(x.dtype), self.kind, x, self.path.coefficients(t))
+        native, variance = native.to(x.dtype), None
+        if self.learned_variance:
+            native, variance = native.chunk(2, dim=1)  # [B, *D] each
+        return Prediction(native, self.kind, x, coefficients, self.sigma_data, variance)
 
     def _network_dtype(self, default: torch.dtype) -> torch.dtype:
         if isinstance(self.network, nn.Module):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from dit.diffusion.prediction import Kind, Prediction, check_kind, parts
+from dit.diffusion.prediction import Kind, Prediction, check_kind
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,7 @@ class MSE:
 
     def __call__(self, prediction: Prediction, x0: Tensor, eps: Tensor) -> Tensor:
         """Loss of each sample [B] for the true x0 [B, *D] and eps [B, *D] behind prediction.x."""
-        a, b = parts(prediction.kind, prediction.coefficients.like(x0))
-        error = prediction.native - (a * x0 + b * eps)  # [B, *D]
+        error = prediction.native - prediction.native_of(x0, eps)  # [B, *D]
         gain = prediction.gain(self.space)
         if self.max_gain is not None:
             gain = gain.clamp(-self.max_gain, self.max_gain)

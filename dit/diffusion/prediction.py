@@ -1,4 +1,4 @@
-"""What a network said about x_t, viewed as x0, eps, v, velocity or score without a needless division."""
+"""What a network said about x_t, viewed as x0, eps, v, velocity, score or EDM's F without a needless division."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dit.diffusion.path import Coefficients
 
-Kind = Literal["x0", "eps", "v", "velocity", "score"]
+Kind = Literal["x0", "eps", "v", "velocity", "score", "edm"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 Weight = Tensor | float
 
@@ -22,10 +22,11 @@ def check_kind(kind: str, name: str = "kind") -> Kind:
     return cast(Kind, kind)
 
 
-def parts(kind: Kind, c: Coefficients) -> tuple[Weight, Weight]:
+def parts(kind: Kind, c: Coefficients, sigma_data: float = 1.0) -> tuple[Weight, Weight]:
     """(a, b) with which a quantity of this kind equals a x0 + b eps.
 
-    v is that of Salimans and Ho (2022), alpha eps - sigma x0; velocity is d x_t / dt; score is -eps / sigma.
+    v is that of Salimans and Ho (2022), alpha eps - sigma x0; velocity is d x_t / dt; score is -eps / sigma; edm is
+    the output F of a preconditioned network (Karras et al. 2022, table 1), for data of standard deviation sigma_data.
     """
     match kind:
         case "x0":
@@ -38,6 +39,9 @@ def parts(kind: Kind, c: Coefficients) -> tuple[Weight, Weight]:
             return c.d_alpha, c.d_sigma
         case "score":
             return 0.0, -1 / c.sigma
+        case "edm":
+            size = (c.sigma**2 + (sigma_data * c.alpha) ** 2) ** 0.5
+            return c.sigma / (sigma_data * size), -sigma_data * c.alpha / size
 
 
 @dataclass(frozen=True)
@@ -49,16 +53,29 @@ class Prediction:
     is never divided by alpha or sigma, an eps only by alpha, an x0 only by sigma.
 
     native: [B, *D] what the network returned; kind: its meaning; x: [B, *D]; coefficients: at t, scalar or [B].
+    sigma_data: of the kind "edm", else without meaning. variance: [B, *D], where a network learned one, its second
+    half: -1 to 1 from the smallest to the largest log-variance of a reverse step (Nichol and Dhariwal 2021, eq. 15).
     """
 
     native: Tensor
     kind: Kind
     x: Tensor
     coefficients: Coefficients
+    sigma_data: float = 1.0
+    variance: Tensor | None = None
+
+    def parts(self, kind: Kind) -> tuple[Weight, Weight]:
+        """(a, b) of `kind` here, broadcasting over x; see the function of this name."""
+        return parts(kind, self.coefficients.like(self.x), self.sigma_data)
+
+    def native_of(self, x0: Tensor, eps: Tensor) -> Tensor:
+        """What the network would return for a known pair [B, *D]."""
+        a, b = self.parts(self.kind)
+        return a * x0 + b * eps  # [B, *D]
 
     def _combination(self, a_to: Weight, b_to: Weight) -> tuple[Weight, Weight]:
         c = self.coefficients.like(self.x)
-        a, b = parts(self.kind, c)
+        a, b = self.parts(self.kind)
         divisor = c.alpha * b - c.sigma * a
         return (a_to * b - b_to * a) / divisor, (c.alpha * b_to - c.sigma * a_to) / divisor
 
@@ -71,13 +88,13 @@ class Prediction:
         """The prediction as another kind; its own kind returns the native tensor untouched."""
         if kind == self.kind:
             return self.native
-        return self.combine(*parts(kind, self.coefficients.like(self.x)))  # [B, *D]
+        return self.combine(*self.parts(kind))  # [B, *D]
 
     def gain(self, kind: Kind) -> Tensor:
         """Factor from an error of the native tensor to the error of the view `kind`; broadcasts over x."""
         if kind == self.kind:
             return torch.ones((), dtype=self.x.dtype, device=self.x.device)
-        _, q = self._combination(*parts(kind, self.coefficients.like(self.x)))
+        _, q = self._combination(*self.parts(kind))
         return torch.as_tensor(q, dtype=self.x.dtype, device=self.x.device)
 
     def with_native(self, native: Tensor) -> Prediction:

@@ -1,32 +1,80 @@
 """THE REVERSE PROCESS: grids, solvers, guidance and the one sampling loop, usable with anybody's network."""
 
-from dit.solvers.grid import Grid, KarrasGrid, LogSNRGrid, ShiftedGrid, UniformGrid, make_grid
-from dit.solvers.guidance import CFG, TNR, Denoise, Guidance, Interval, StepContext
+from dit.solvers.adaptive import Dopri5
+from dit.solvers.grid import Grid, KarrasGrid, LogSNRGrid, ShiftedGrid, TableGrid, UniformGrid, make_grid
+from dit.solvers.guidance import (
+    APG,
+    CFG,
+    TNR,
+    Autoguidance,
+    CFGPlusPlus,
+    CFGZeroStar,
+    ClassifierGuidance,
+    Compose,
+    CosineScale,
+    Denoise,
+    DynamicThreshold,
+    Guidance,
+    Interval,
+    LinearScale,
+    Pass,
+    Relative,
+    Rescale,
+    Stage,
+    StepContext,
+)
+from dit.solvers.multistep import DPMSolver2, DPMSolverPP, UniPC
 from dit.solvers.noise import ImageNoise
-from dit.solvers.ode import RK4, Euler, Heun, Midpoint, Solver, SolverState
+from dit.solvers.ode import RK4, Euler, Heun, Midpoint
 from dit.solvers.sample import NFE, Sampler, Samples, sample
+from dit.solvers.sde import DDIM, Ancestral, Churn, EulerMaruyama, Langevin, SDEDPMSolverPP
+from dit.solvers.solver import Solver, SolverState
 
 __all__ = [
+    "APG",
     "CFG",
+    "DDIM",
     "NFE",
     "RK4",
     "TNR",
+    "Ancestral",
+    "Autoguidance",
+    "CFGPlusPlus",
+    "CFGZeroStar",
+    "Churn",
+    "ClassifierGuidance",
+    "Compose",
+    "CosineScale",
+    "DPMSolver2",
+    "DPMSolverPP",
     "Denoise",
+    "Dopri5",
+    "DynamicThreshold",
     "Euler",
+    "EulerMaruyama",
     "Grid",
     "Guidance",
     "Heun",
     "ImageNoise",
     "Interval",
     "KarrasGrid",
+    "Langevin",
+    "LinearScale",
     "LogSNRGrid",
     "Midpoint",
+    "Pass",
+    "Relative",
+    "Rescale",
+    "SDEDPMSolverPP",
     "Sampler",
     "Samples",
     "ShiftedGrid",
     "Solver",
     "SolverState",
+    "Stage",
     "StepContext",
+    "TableGrid",
+    "UniPC",
     "UniformGrid",
     "make_grid",
     "sample",

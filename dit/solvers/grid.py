@@ -4,32 +4,53 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from dit.diffusion.path import GaussianPath
+from dit.diffusion.path import DiscreteVP, GaussianPath
 
 
+@dataclass(frozen=True)
 class Grid(ABC):
-    """Where the steps of a trajectory lie; defined by noise levels, so that it means the same on every path."""
+    """Where the steps of a trajectory lie; defined by noise levels, so that it means the same on every path.
+
+    final: "zero" ends at clean data, "min" at the smallest level there is: the table's first entry, or the last level
+    that the grid itself names.
+    """
+
+    final: Literal["zero", "min"] = field(default="zero", kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.final not in ("zero", "min"):
+            raise ValueError(f"grid.final must be zero or min, got {self.final!r}")
 
     def __call__(self, path: GaussianPath, steps: int) -> Tensor:
-        """t [steps + 1] in float64 on the CPU, strictly falling, last entry exactly 0.
+        """t [steps + 1] in float64 on the CPU, strictly falling.
 
         Raises ValueError for steps < 1, or where `path` cannot tell the levels apart.
         """
         if steps < 1:
             raise ValueError(f"steps must be at least 1, got {steps}")
-        grid = self.levels(path, steps)
+        if self.final == "zero":
+            grid = torch.cat([self.levels(path, steps), torch.zeros(1, dtype=torch.float64)])
+        else:
+            grid = self.levels_to_min(path, steps)
         check_grid(grid)
         return grid
 
     @abstractmethod
-    def levels(self, path: GaussianPath, steps: int) -> Tensor:
-        """t [steps + 1] in float64."""
+    def levels(self, path: GaussianPath, count: int) -> Tensor:
+        """The `count` noise levels from which the steps start, t in float64."""
+
+    def levels_to_min(self, path: GaussianPath, steps: int) -> Tensor:
+        """t [steps + 1] ending above clean data."""
+        first = torch.full((1,), 1 / _table(path, "grid.final=min").num_steps, dtype=torch.float64)
+        return torch.cat([self.levels(path, steps), first])
 
 
 @dataclass(frozen=True)
@@ -37,8 +58,47 @@ class UniformGrid(Grid):
     """Equal steps in t from 1 to 0. On a table whose length `steps` divides, all levels are table entries
     ("trailing" spacing)."""
 
-    def levels(self, path: GaussianPath, steps: int) -> Tensor:
-        return torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+    def levels(self, path: GaussianPath, count: int) -> Tensor:
+        return torch.linspace(1, 0, count + 1, dtype=torch.float64)[:-1]
+
+
+@dataclass(frozen=True)
+class TableGrid(Grid):
+    """Entries of a table of T betas, with the names and roundings of diffusers (Lin et al. 2024, table 2).
+
+    trailing: T, T - T/n, ...: the last entry first. leading: 0, T//n, 2 T//n, ... plus `offset`; never reaches the
+    last entry, so a path that ends there is started too clean. linspace: n entries from the first to the last, which
+    with n = 250 is DiT's respacing.
+    """
+
+    spacing: Literal["trailing", "leading", "linspace"] = "trailing"
+    offset: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.spacing not in ("trailing", "leading", "linspace"):
+            raise ValueError(f"grid.spacing must be trailing, leading or linspace, got {self.spacing!r}")
+        if self.offset and self.spacing != "leading":
+            raise ValueError(f"grid.offset belongs to leading spacing, got {self.offset} with {self.spacing}")
+
+    def levels(self, path: GaussianPath, count: int) -> Tensor:
+        entries = _table(path, f"grid.spacing={self.spacing}").num_steps
+        if count > entries:
+            raise ValueError(f"steps must be at most {entries}, the entries of the table, got {count}")
+        numbers = torch.arange(count, dtype=torch.float64)
+        if self.spacing == "trailing":
+            index = (entries - numbers * (entries / count)).round() - 1
+        elif self.spacing == "leading":
+            index = numbers.flip(0) * (entries // count) + self.offset
+        else:
+            index = (numbers * ((entries - 1) / max(count - 1, 1))).round().flip(0)
+        return (index + 1) / entries
+
+
+def _table(path: GaussianPath, what: str) -> DiscreteVP:
+    if not isinstance(path, DiscreteVP):
+        raise ValueError(f"{what} needs a path made of a table of betas, got {path.spec['name']}")
+    return path
 
 
 @dataclass(frozen=True)
@@ -51,11 +111,12 @@ class ShiftedGrid(Grid):
     shift: float = 3.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_positive("grid.shift", self.shift)
 
-    def levels(self, path: GaussianPath, steps: int) -> Tensor:
-        t = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
-        t[1:-1] = path.t_from_log_snr(path.log_snr(t[1:-1]) - 2 * math.log(self.shift))
+    def levels(self, path: GaussianPath, count: int) -> Tensor:
+        t = torch.linspace(1, 0, count + 1, dtype=torch.float64)[:-1]
+        t[1:] = path.t_from_log_snr(path.log_snr(t[1:]) - 2 * math.log(self.shift))
         return t
 
 
@@ -67,12 +128,16 @@ class LogSNRGrid(Grid):
     last: float = 8.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.first < self.last:
             raise ValueError(f"grid.first must be below grid.last, as noise comes first, got {self.first}, {self.last}")
 
-    def levels(self, path: GaussianPath, steps: int) -> Tensor:
+    def levels(self, path: GaussianPath, count: int) -> Tensor:
         first = max(self.first, float(path.log_snr(torch.ones((), dtype=torch.float64))))
-        return _then_clean(path, torch.linspace(first, self.last, steps, dtype=torch.float64))
+        return path.t_from_log_snr(torch.linspace(first, self.last, count, dtype=torch.float64))
+
+    def levels_to_min(self, path: GaussianPath, steps: int) -> Tensor:
+        return self.levels(path, steps + 1)
 
 
 @dataclass(frozen=True)
@@ -84,18 +149,18 @@ class KarrasGrid(Grid):
     u_min: float = 0.002
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_positive("grid.rho", self.rho)
         if not 0 < self.u_min < self.u_max:
             raise ValueError(f"grid.u_min must lie between 0 and grid.u_max={self.u_max}, got {self.u_min}")
 
-    def levels(self, path: GaussianPath, steps: int) -> Tensor:
+    def levels(self, path: GaussianPath, count: int) -> Tensor:
         u_first = min(self.u_max, math.exp(-float(path.log_snr(torch.ones((), dtype=torch.float64))) / 2))
         ends = u_first ** (1 / self.rho), self.u_min ** (1 / self.rho)
-        return _then_clean(path, -2 * self.rho * torch.linspace(*ends, steps, dtype=torch.float64).log())
+        return path.t_from_log_snr(-2 * self.rho * torch.linspace(*ends, count, dtype=torch.float64).log())
 
-
-def _then_clean(path: GaussianPath, log_snr: Tensor) -> Tensor:
-    return torch.cat([path.t_from_log_snr(log_snr), torch.zeros(1, dtype=torch.float64)])
+    def levels_to_min(self, path: GaussianPath, steps: int) -> Tensor:
+        return self.levels(path, steps + 1)
 
 
 def _check_positive(name: str, value: float) -> None:
@@ -103,11 +168,14 @@ def _check_positive(name: str, value: float) -> None:
         raise ValueError(f"{name} must be positive, got {value}")
 
 
-_GRIDS: dict[str, type[Grid]] = {
+_GRIDS: dict[str, Callable[..., Grid]] = {
     "uniform": UniformGrid,
     "shifted": ShiftedGrid,
-    "log_snr": LogSNRGrid,
+    "uniform_log_snr": LogSNRGrid,
     "karras": KarrasGrid,
+    "trailing": partial(TableGrid, "trailing"),
+    "leading": partial(TableGrid, "leading"),
+    "linspace": partial(TableGrid, "linspace"),
 }
 
 

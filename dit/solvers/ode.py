@@ -1,58 +1,14 @@
-"""Solvers of the probability-flow ODE: one step each, the state a returned value."""
+"""Single-step solvers of the probability-flow ODE."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from dit.diffusion.path import Coefficients, GaussianPath
-from dit.diffusion.prediction import Prediction
-
-Predict = Callable[[Tensor, Tensor], Prediction]
-"""(x [B, *D], t scalar) -> Prediction: denoiser, labels and guidance are already bound."""
-
-
-@dataclass(frozen=True)
-class SolverState:
-    """What a solver carries from step to step besides x.
-
-    true_noise: [B, *D], the unit-variance noise now inside x. An ODE leaves it at the starting noise; a solver that
-    injects noise returns it updated. memory: whatever else the solver needs (a multistep history).
-    """
-
-    true_noise: Tensor
-    memory: Any = None
-
-
-class Solver(ABC):
-    """One step of the reverse process, from t down to t_next.
-
-    order: global order of convergence. evaluations: calls of `predict` in a step that does not end at t = 0.
-    """
-
-    order: ClassVar[int]
-    evaluations: ClassVar[int]
-
-    def init(self, noise: Tensor) -> SolverState:
-        """State before the first step, for the noise [B, *D] the trajectory starts from."""
-        return SolverState(noise)
-
-    @abstractmethod
-    def step(
-        self,
-        predict: Predict,
-        path: GaussianPath,
-        x: Tensor,
-        t: Tensor,
-        t_next: Tensor,
-        state: SolverState,
-        noise: Callable[[], Tensor] | None,
-    ) -> tuple[Tensor, SolverState]:
-        """x at t_next. `noise()` draws [B, *D] for solvers that inject any; an ODE solver never calls it."""
+from dit.diffusion.path import Coefficients
+from dit.solvers.solver import Solver
 
 
 @dataclass(frozen=True)
@@ -63,8 +19,8 @@ class Euler(Solver):
     rectified flow. Written on the mixture it is exact where u is infinite and where it is 0.
     """
 
-    order: ClassVar[int] = 1
-    evaluations: ClassVar[int] = 1
+    order = 1
+    evaluations = 1
 
     def step(self, predict, path, x, t, t_next, state, noise):
         c = path.coefficients(t_next).like(x)
@@ -72,7 +28,7 @@ class Euler(Solver):
 
 
 @dataclass(frozen=True)
-class _RungeKutta(Solver):
+class RungeKutta(Solver):
     """An explicit Runge-Kutta step on dy/ds = slope, in a frame in which every Gaussian path reads the same.
 
     clock="rectified": y = x / (alpha + sigma), s = sigma / (alpha + sigma), slope = eps - x0. Finite from pure noise
@@ -118,33 +74,33 @@ class _RungeKutta(Solver):
 
 
 @dataclass(frozen=True)
-class Heun(_RungeKutta):
+class Heun(RungeKutta):
     """Explicit trapezoid (Karras et al. 2022, algorithm 1 without noise): 2n - 1 evaluations for n steps."""
 
-    order: ClassVar[int] = 2
-    evaluations: ClassVar[int] = 2
+    order = 2
+    evaluations = 2
     nodes = (0.0, 1.0)
     matrix = ((), (1.0,))
     weights = (0.5, 0.5)
 
 
 @dataclass(frozen=True)
-class Midpoint(_RungeKutta):
+class Midpoint(RungeKutta):
     """Explicit midpoint: 2n - 1 evaluations for n steps."""
 
-    order: ClassVar[int] = 2
-    evaluations: ClassVar[int] = 2
+    order = 2
+    evaluations = 2
     nodes = (0.0, 0.5)
     matrix = ((), (0.5,))
     weights = (0.0, 1.0)
 
 
 @dataclass(frozen=True)
-class RK4(_RungeKutta):
+class RK4(RungeKutta):
     """The classical method of order 4: 4n - 3 evaluations for n steps."""
 
-    order: ClassVar[int] = 4
-    evaluations: ClassVar[int] = 4
+    order = 4
+    evaluations = 4
     nodes = (0.0, 0.5, 0.5, 1.0)
     matrix = ((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0))
     weights = (1 / 6, 1 / 3, 1 / 3, 1 / 6)

@@ -2,60 +2,58 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from dit.diffusion.prediction import Prediction
-from dit.solvers.guidance.rule import Denoise, Guidance, StepContext
+from dit.solvers.guidance.rule import COND, Denoise, Linear, Pass, Stage, check_classes, check_label
+from dit.solvers.guidance.scale import Scale, check_scale, scale_at, shown
 
 
 @dataclass(frozen=True)
-class CFG(Guidance):
+class CFG(Linear):
     """uncond + scale (cond - uncond) on all channels (Ho and Salimans 2022, eq. 6 with scale = w + 1).
 
-    Scale 1 is the conditional prediction and 0 the unconditional one; both cost one pass. Otherwise the two passes run
-    as one batch of 2B rows, or one after the other with `batched=False`, which needs half the memory.
+    Scale 1 is the conditional prediction and 0 the unconditional one; both cost one pass. A function of the log-SNR
+    is asked at each stage's own level.
+
+    negative: a class to lead away from, in place of the unconditional prediction. channels: guide only the first so
+    many and leave the others conditional, as published DiT and LightningDiT scores were made; an option for them alone.
     """
 
-    scale: float = 1.0
-    batched: bool = True
+    scale: Scale = 1.0
+    negative: int | None = None
+    channels: int | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.scale, int | float) or not math.isfinite(self.scale):
-            raise ValueError(f"guidance.scale must be a finite number, got {self.scale!r}")
+        check_scale(self.scale)
+        if self.channels is not None and self.channels < 1:
+            raise ValueError(f"guidance.channels must be at least 1 or null, got {self.channels}")
 
     def check(self, denoiser: Denoise, labels: Tensor | None) -> None:
-        if self.scale == 1:
+        if not callable(self.scale) and self.scale == 1:
             return
-        if labels is None:
-            raise ValueError(f"guidance.scale={self.scale:g} needs class labels; an unconditional sample takes scale 1")
-        if getattr(denoiser, "null_label", None) is None:
-            raise ValueError(
-                f"guidance.scale={self.scale:g} needs a prediction without class, which this model never learned: "
-                "it was trained with class_dropout 0, so only guidance.scale=1 is allowed"
-            )
+        check_classes(f"guidance.scale={shown(self.scale)}", denoiser, labels, needs_null=self.negative is None)
+        if self.negative is not None:
+            check_label("guidance.negative", self.negative, denoiser)
 
     def with_scale(self, scale: float) -> CFG:
         return replace(self, scale=scale)
 
-    def __call__(
-        self, denoise: Denoise, x: Tensor, t: Tensor, labels: Tensor | None, context: StepContext
-    ) -> Prediction:
-        if self.scale == 1:
-            return denoise(x, t, labels)
-        if self.scale == 0:
-            return denoise(x, t, None)
-        assert labels is not None, "check() runs before the first call"
-        if self.batched:
-            assert denoise.null_label is not None
-            null = torch.full_like(labels, denoise.null_label)  # [B]
-            both = denoise(torch.cat([x, x]), t, torch.cat([labels, null]))
-            cond, uncond = both.native.chunk(2)  # [B, *D] each
-            pair = Prediction(cond, both.kind, x, both.coefficients)
-        else:
-            pair = denoise(x, t, labels)
-            cond, uncond = pair.native, denoise(x, t, None).native  # [B, *D] each
-        return pair.with_native(uncond + self.scale * (cond - uncond))
+    def weights(self, stage: Stage) -> dict[Pass, float]:
+        scale = scale_at(self.scale, stage.log_snr)
+        return {COND: scale, Pass(self.negative): 1 - scale}
+
+    def passes(self, stage: Stage) -> tuple[Pass, ...]:
+        wanted = super().passes(stage)
+        return wanted if self.channels is None or COND in wanted else (COND, *wanted)
+
+    def combine(self, predictions: Mapping[Pass, Prediction], stage: Stage) -> Prediction:
+        guided = super().combine(predictions, stage)
+        if self.channels is None or len(predictions) == 1:
+            return guided
+        cond = predictions[COND]
+        return cond.with_native(torch.cat([guided.native[:, : self.channels], cond.native[:, self.channels :]], dim=1))

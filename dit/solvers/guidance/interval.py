@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from dit.diffusion.prediction import Prediction
-from dit.solvers.guidance.rule import Denoise, StepContext, Wrapper
+from dit.solvers.guidance.rule import COND, Pass, Stage, Wrapper
 
 
 @dataclass(frozen=True)
@@ -23,10 +22,12 @@ class Interval(Wrapper):
         if not low < high:
             raise ValueError(f"guidance.log_snr must be (low, high) with low < high, got ({low}, {high})")
 
-    def __call__(
-        self, denoise: Denoise, x: Tensor, t: Tensor, labels: Tensor | None, context: StepContext
-    ) -> Prediction:
+    def _inside(self, stage: Stage) -> bool:
         low, high = self.log_snr
-        if low <= context.log_snr < high:
-            return self.inner(denoise, x, t, labels, context)
-        return denoise(x, t, labels)
+        return low <= stage.step.log_snr < high
+
+    def passes(self, stage: Stage) -> tuple[Pass, ...]:
+        return self.inner.passes(stage) if self._inside(stage) else (COND,)
+
+    def combine(self, predictions: Mapping[Pass, Prediction], stage: Stage) -> Prediction:
+        return self.inner.combine(predictions, stage) if self._inside(stage) else predictions[COND]

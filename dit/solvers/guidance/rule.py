@@ -1,15 +1,16 @@
-"""What a guidance rule is and what it may know about the step it is used in."""
+"""What a guidance rule is: which passes it needs at a noise level, and how it combines their predictions."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
-from typing import Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from dit.diffusion.path import GaussianPath
+from dit.diffusion.path import Coefficients, GaussianPath
 from dit.diffusion.prediction import Prediction
 
 
@@ -26,11 +27,26 @@ class Denoise(Protocol):
 
 
 @dataclass(frozen=True)
+class Pass:
+    """One network row per image: with the image's own label, with no class (None) or with a class for all images.
+
+    network: "model" is the sampled one; other names are those of `Guidance.networks`.
+    """
+
+    label: int | Literal["own"] | None = "own"
+    network: str = "model"
+
+
+COND, UNCOND = Pass(), Pass(None)
+
+
+@dataclass(frozen=True)
 class StepContext:
     """The step a prediction is made for; the same object for all stages of that step.
 
-    index of steps; t and t_next: scalars, start and end of the step; x: [B, *D] at the start; true_noise: [B, *D],
-    the unit-variance noise inside x. order: of the solver.
+    index of steps; t and t_next: scalars, start and end of the step; x: [B, *D] at the start; true_noise: [B, *D], the
+    unit-variance noise inside x, and initial_noise, the one at the start of the trajectory, None where nobody knows it.
+    order and stochastic: of the solver. memory: of rules that have a state, for one trajectory.
     """
 
     index: int
@@ -39,8 +55,11 @@ class StepContext:
     t: Tensor
     t_next: Tensor
     x: Tensor
-    true_noise: Tensor
+    true_noise: Tensor | None
+    initial_noise: Tensor | None = None
     order: int = 1
+    stochastic: bool = False
+    memory: dict[int, Any] = field(default_factory=dict)
 
     @property
     def log_snr(self) -> float:
@@ -52,16 +71,51 @@ class StepContext:
         """Log-SNR at the end of the step; +inf at clean data."""
         return float(self.path.log_snr(self.t_next))
 
-    def signal(self, x: Tensor, t: Tensor) -> Tensor:
-        """The signal accumulated in a stage's x, y in x = alpha y + sigma true_noise [B, *D]; 0 where alpha is 0."""
+    def signal(self, x: Tensor, t: Tensor, noise: Tensor | None = None) -> Tensor:
+        """The signal accumulated in a stage's x, y in x = alpha y + sigma noise [B, *D]; 0 where alpha is 0.
+
+        noise: the true noise, unless another is given.
+        """
         c = self.path.coefficients(t).like(x)
         if float(c.alpha) == 0:
             return torch.zeros_like(x)
-        return (x - c.sigma * self.true_noise) / c.alpha
+        known = self.true_noise if noise is None else noise
+        assert known is not None, "sample() refuses rules that need a noise nobody knows"
+        return (x - c.sigma * known) / c.alpha
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One evaluation inside a step: x [B, *D] at t (scalar), labels [B] or None. first: of its step."""
+
+    step: StepContext
+    x: Tensor
+    t: Tensor
+    labels: Tensor | None
+    first: bool = True
+
+    @property
+    def log_snr(self) -> float:
+        return float(self.step.path.log_snr(self.t))
+
+    @property
+    def coefficients(self) -> Coefficients:
+        """At t, broadcasting over x."""
+        return self.step.path.coefficients(self.t).like(self.x)
 
 
 class Guidance(ABC):
-    """Turns a denoiser into a guided one. Rules nest: a wrapper holds an inner rule and calls it."""
+    """Several predictions at one x become one. Rules nest: a wrapper holds an inner rule."""
+
+    @property
+    def needs_noise(self) -> bool:
+        """Whether the rule must know the noise the trajectory started from."""
+        return False
+
+    @property
+    def networks(self) -> Mapping[str, Denoise]:
+        """Networks beside the sampled one, by the name passes ask for them."""
+        return {}
 
     @abstractmethod
     def check(self, denoiser: Denoise, labels: Tensor | None) -> None:
@@ -72,20 +126,78 @@ class Guidance(ABC):
         """The same rule at another guidance scale."""
 
     @abstractmethod
-    def __call__(
-        self, denoise: Denoise, x: Tensor, t: Tensor, labels: Tensor | None, context: StepContext
-    ) -> Prediction:
-        """The guided prediction at a stage's own x [B, *D] and t (scalar); labels [B] or None."""
+    def passes(self, stage: Stage) -> tuple[Pass, ...]:
+        """What must be evaluated at this stage; a pass that is not asked for is not computed."""
+
+    @abstractmethod
+    def combine(self, predictions: Mapping[Pass, Prediction], stage: Stage) -> Prediction:
+        """The guided prediction from one prediction per pass, all at the stage's own x and t."""
+
+
+class Linear(Guidance):
+    """A weighted sum of predictions. Where the weights sum to one it is the same guidance in every kind, because all
+    conversions are affine with the same x_t."""
+
+    @abstractmethod
+    def weights(self, stage: Stage) -> dict[Pass, float]:
+        """What each pass counts at this stage; one that counts 0 is not computed."""
+
+    def passes(self, stage: Stage) -> tuple[Pass, ...]:
+        return tuple(p for p, weight in self.weights(stage).items() if weight != 0)
+
+    def combine(self, predictions: Mapping[Pass, Prediction], stage: Stage) -> Prediction:
+        weights = {p: weight for p, weight in self.weights(stage).items() if weight != 0}
+        base = predictions[next(iter(weights))]
+        if list(weights.values()) == [1]:
+            return base
+        return base.with_native(sum_of(weights, predictions, base))
+
+
+def sum_of(weights: Mapping[Pass, float], predictions: Mapping[Pass, Prediction], base: Prediction) -> Tensor:
+    """The weighted sum [B, *D] of predictions in base's kind."""
+    total = torch.zeros_like(base.native)
+    for which, weight in weights.items():
+        total = total + weight * predictions[which].view(base.kind)
+    return total
 
 
 @dataclass(frozen=True)
 class Wrapper(Guidance):
-    """A rule around another: what it does not say about scale and demands is what `inner` says."""
+    """A rule around another: what it does not say is what `inner` says."""
 
     inner: Guidance
+
+    @property
+    def needs_noise(self) -> bool:
+        return self.inner.needs_noise
+
+    @property
+    def networks(self) -> Mapping[str, Denoise]:
+        return self.inner.networks
 
     def check(self, denoiser: Denoise, labels: Tensor | None) -> None:
         self.inner.check(denoiser, labels)
 
     def with_scale(self, scale: float) -> Guidance:
         return replace(self, inner=self.inner.with_scale(scale))
+
+    def passes(self, stage: Stage) -> tuple[Pass, ...]:
+        return self.inner.passes(stage)
+
+
+def check_classes(rule: str, denoiser: Denoise, labels: Tensor | None, needs_null: bool = True) -> None:
+    """ValueError where `rule`, as the user wrote it, lacks class labels or a prediction without class."""
+    if labels is None:
+        raise ValueError(f"{rule} needs class labels; an unconditional sample takes scale 1")
+    if needs_null and getattr(denoiser, "null_label", None) is None:
+        raise ValueError(
+            f"{rule} needs a prediction without class, which this model never learned: "
+            "it was trained with class_dropout 0, so only guidance.scale=1 is allowed"
+        )
+
+
+def check_label(name: str, label: int, denoiser: Denoise) -> None:
+    """ValueError unless `label` is a class of the model, as far as it tells how many it has."""
+    null = getattr(denoiser, "null_label", None)
+    if label < 0 or (null is not None and label >= null):
+        raise ValueError(f"{name}={label} must be a class of the model, 0 ... {'' if null is None else null - 1}")

@@ -1,0 +1,85 @@
+"""Adaptive steps, by torchdiffeq (extra `adaptive`)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from dit.solvers.guidance.rule import Denoise
+from dit.solvers.solver import Solver
+
+
+@dataclass(frozen=True)
+class Dopri5(Solver):
+    """Dormand and Prince's pair of orders 5 and 4 between every two levels of the grid, which may be as few as two.
+
+    clock="rectified": x / (alpha + sigma) against sigma / (alpha + sigma), flow's time, from pure noise on;
+    clock="log_snr": the unit-variance x against log-SNR, from a level with some signal on. sigma/alpha itself is no
+    clock for a step-size control. rtol, atol: of a step, as a root mean square over the whole batch, so an image
+    depends on its neighbours to about that much. The last stretch to clean data, below sigma/alpha = u_min, is one
+    Euler step.
+    """
+
+    rtol: float = 1e-3
+    atol: float = 1e-3
+    clock: Literal["rectified", "log_snr"] = "rectified"
+    u_min: float = 2e-3
+    order = 5
+    evaluations = 6  # at least
+    couples_images = True
+
+    def __post_init__(self) -> None:
+        if self.clock not in ("rectified", "log_snr"):
+            raise ValueError(f"solver.clock must be rectified or log_snr, got {self.clock!r}")
+        for name in ("rtol", "atol", "u_min"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"solver.{name} must be positive, got {getattr(self, name)}")
+
+    def check(self, denoiser: Denoise, grid: Tensor) -> None:
+        _odeint()
+        if self.clock == "log_snr" and math.isinf(float(denoiser.path.log_snr(grid[0]))):
+            raise ValueError(
+                "solver.clock=log_snr needs a grid that starts with some signal; from pure noise: rectified"
+            )
+
+    def step(self, predict, path, x, t, t_next, state, noise):
+        target = t_next
+        if float(path.coefficients(t_next).sigma) == 0:
+            target = path.t_from_log_snr(torch.tensor(-2 * math.log(self.u_min), dtype=torch.float64))
+        if float(target) < float(t):
+            x = self._integrate(predict, path, x, t, target)
+        if target is not t_next:
+            x = predict(x, torch.minimum(t, target)).x0
+        return x, state
+
+    def _integrate(self, predict, path, x: Tensor, t: Tensor, target: Tensor) -> Tensor:
+        rectified = self.clock == "rectified"
+
+        def norm(at: Tensor) -> Tensor:
+            c = path.coefficients(at).like(x)
+            return c.alpha + c.sigma if rectified else (c.alpha**2 + c.sigma**2).sqrt()
+
+        def slope(clock: Tensor, y: Tensor) -> Tensor:
+            if rectified:
+                at = t if float(clock) >= 1 else path.t_from_log_snr(2 * ((1 - clock) / clock).log())
+                return predict(norm(at) * y, at).combine(-1, 1)  # [B, *D]
+            at = path.t_from_log_snr(clock)
+            a, b = torch.sigmoid(clock).sqrt(), torch.sigmoid(-clock).sqrt()
+            return predict(norm(at) * y, at).combine((a * b**2 / 2).to(y), (-(a**2) * b / 2).to(y))  # [B, *D]
+
+        ends = [path.log_snr(at) for at in (t, target)]
+        clock = torch.stack([torch.sigmoid(-end / 2) if rectified else end for end in ends])
+        trajectory = _odeint()(slope, x / norm(t), clock, method="dopri5", rtol=self.rtol, atol=self.atol)
+        return norm(target) * torch.as_tensor(trajectory[-1])  # [B, *D]
+
+
+def _odeint():
+    try:
+        from torchdiffeq import odeint
+    except ImportError as error:
+        raise ValueError("solver Dopri5 needs torchdiffeq: pip install 'ditlab[adaptive]'") from error
+    return odeint

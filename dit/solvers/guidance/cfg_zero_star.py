@@ -1,0 +1,50 @@
+"""CFG-Zero*: guidance of flows with a fitted unconditional velocity and a silent start."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from dit.diffusion.path import LinearFlow
+from dit.diffusion.prediction import Prediction
+from dit.solvers.guidance.rule import COND, UNCOND, Denoise, Guidance, Pass, Stage, check_classes
+from dit.solvers.guidance.scale import Scale, check_scale, scale_at, shown
+
+
+@dataclass(frozen=True)
+class CFGZeroStar(Guidance):
+    """f uncond + scale (cond - f uncond) on velocities, f = <cond, uncond> / |uncond|^2 per image; no velocity at all
+    in the first `zero_steps` steps, which cost nothing (Fan et al. 2025, section 3).
+
+    The velocity is that of the linear flow, eps - x0, at the same sigma/alpha; on `LinearFlow` it is the path's own.
+    """
+
+    scale: Scale = 1.5
+    zero_steps: int = 1
+
+    def __post_init__(self) -> None:
+        check_scale(self.scale)
+        if self.zero_steps < 0:
+            raise ValueError(f"guidance.zero_steps must be at least 0, got {self.zero_steps}")
+
+    def check(self, denoiser: Denoise, labels: Tensor | None) -> None:
+        check_classes(f"guidance.scale={shown(self.scale)}", denoiser, labels)
+
+    def with_scale(self, scale: float) -> CFGZeroStar:
+        return replace(self, scale=scale)
+
+    def passes(self, stage: Stage) -> tuple[Pass, ...]:
+        return () if stage.step.index < self.zero_steps else (COND, UNCOND)
+
+    def combine(self, predictions: Mapping[Pass, Prediction], stage: Stage) -> Prediction:
+        c = stage.step.path.coefficients(stage.t)
+        x = stage.x / (c.alpha + c.sigma).to(stage.x.dtype)
+        velocity = 0 * x
+        if predictions:
+            cond, uncond = (predictions[p].combine(-1, 1) for p in (COND, UNCOND))  # [B, *D]
+            fit = (cond * uncond).flatten(1).sum(1) / uncond.square().flatten(1).sum(1)  # [B]
+            uncond = fit.reshape(-1, *[1] * (x.ndim - 1)) * uncond
+            velocity = uncond + scale_at(self.scale, stage.log_snr) * (cond - uncond)
+        return Prediction(velocity, "velocity", x, LinearFlow().coefficients(c.sigma / (c.alpha + c.sigma)))

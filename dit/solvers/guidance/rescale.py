@@ -1,0 +1,42 @@
+"""Bringing the contrast of a guided prediction back to the conditional one's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from dit.diffusion.prediction import Kind, Prediction, check_kind
+from dit.solvers.guidance.rule import COND, Pass, Stage, Wrapper
+
+
+@dataclass(frozen=True)
+class Rescale(Wrapper):
+    """Multiplies `inner`'s prediction by phi std(cond)/std(guided) + 1 - phi, per image (Lin et al. 2024, eq. 15-16).
+
+    A standard deviation is not the same thing in every kind, so the space is named: a kind, or "native" for the
+    network's own. In eps the rule does nothing at pure noise; x0, the default, is where contrast is seen.
+    """
+
+    phi: float = 0.7
+    space: Kind | Literal["native"] = "x0"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.phi <= 1:
+            raise ValueError(f"guidance.phi must lie between 0 and 1, got {self.phi}")
+        if self.space != "native":
+            check_kind(self.space, "guidance.space")
+
+    def passes(self, stage: Stage) -> tuple[Pass, ...]:
+        wanted = self.inner.passes(stage)
+        return wanted if self.phi == 0 or COND in wanted else (COND, *wanted)
+
+    def combine(self, predictions: Mapping[Pass, Prediction], stage: Stage) -> Prediction:
+        guided = self.inner.combine(predictions, stage)
+        if self.phi == 0 or self.inner.passes(stage) == (COND,):
+            return guided
+        kind = guided.kind if self.space == "native" else self.space
+        target, ours = predictions[COND].view(kind), guided.view(kind)  # [B, *D]
+        stds = [view.flatten(1).std(1).reshape(-1, *[1] * (view.ndim - 1)) for view in (target, ours)]
+        factor = self.phi * stds[0] / stds[1] + 1 - self.phi
+        return replace(guided, kind=kind, native=factor * ours)

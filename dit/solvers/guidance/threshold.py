@@ -1,0 +1,36 @@
+"""Keeping guided pixels in their range."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+
+from dit.diffusion.prediction import Prediction
+from dit.solvers.guidance.rule import Pass, Stage, Wrapper
+
+
+@dataclass(frozen=True)
+class DynamicThreshold(Wrapper):
+    """Clamps x0 to a quantile of its magnitude, per image, and scales it into -limit ... limit (Saharia et al. 2022,
+    section 2.3). eps follows from the new x0. For pixels in -1 ... 1; latents have no such range.
+    """
+
+    quantile: float = 0.995
+    limit: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (0 < self.quantile <= 1 and self.limit > 0):
+            raise ValueError(
+                f"guidance needs 0 < quantile <= 1 and limit > 0, got quantile={self.quantile} and limit={self.limit}"
+            )
+
+    def combine(self, predictions: Mapping[Pass, Prediction], stage: Stage) -> Prediction:
+        guided = self.inner.combine(predictions, stage)
+        x0 = guided.x0
+        size = torch.quantile(x0.flatten(1).abs(), self.quantile, dim=1).clamp(min=self.limit)  # [B]
+        if bool((size == self.limit).all()) and bool((x0.abs() <= self.limit).all()):
+            return guided
+        size = size.reshape(-1, *[1] * (x0.ndim - 1))
+        return replace(guided, kind="x0", native=x0.clamp(-size, size) * (self.limit / size))

@@ -1,0 +1,80 @@
+"""What a solver is: one step at a time, the state a returned value."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dit.diffusion.path import Coefficients, GaussianPath
+from dit.diffusion.prediction import Prediction
+from dit.solvers.guidance.rule import Denoise
+
+Predict = Callable[[Tensor, Tensor], Prediction]
+"""(x [B, *D], t scalar) -> Prediction: denoiser, labels and guidance are already bound."""
+
+
+@dataclass(frozen=True)
+class SolverState:
+    """What a solver carries from step to step besides x.
+
+    true_noise: [B, *D], the unit-variance noise now inside x, or None where nobody knows it. An ODE leaves it at the
+    starting noise; a solver that injects noise returns it updated, see `renewed`. memory: whatever else the solver
+    needs (a multistep history).
+    """
+
+    true_noise: Tensor | None
+    memory: Any = None
+
+    def renewed(self, share: Tensor | float, fresh: Tensor) -> SolverState:
+        """After noise `fresh` [B, *D] became a `share` (0 to 1, of the variance) of all the noise in x."""
+        if self.true_noise is None:
+            return self
+        share = torch.as_tensor(share, dtype=fresh.dtype, device=fresh.device).clamp(0, 1)
+        return replace(self, true_noise=(1 - share).sqrt() * self.true_noise + share.sqrt() * fresh)
+
+
+class Solver(ABC):
+    """One step of the reverse process, from t down to t_next.
+
+    order: the order the method is named by. evaluations: calls of `predict` in a step that neither starts at pure noise
+    nor ends at clean data. stochastic: whether it draws noise. couples_images: whether an image depends on the batch
+    it is in.
+    """
+
+    order: int
+    evaluations: int
+    couples_images: bool = False
+
+    @property
+    def stochastic(self) -> bool:
+        return False
+
+    def init(self, noise: Tensor | None, grid: Tensor) -> SolverState:
+        """State before the first step of `grid` [n + 1], for the noise [B, *D] the trajectory starts from."""
+        return SolverState(noise)
+
+    def check(self, denoiser: Denoise, grid: Tensor) -> None:  # noqa: B027
+        """ValueError, before the first network call, where this denoiser or grid [n + 1] cannot be walked so."""
+
+    @abstractmethod
+    def step(
+        self,
+        predict: Predict,
+        path: GaussianPath,
+        x: Tensor,
+        t: Tensor,
+        t_next: Tensor,
+        state: SolverState,
+        noise: Callable[[], Tensor],
+    ) -> tuple[Tensor, SolverState]:
+        """x at t_next. `noise()` draws [B, *D] for solvers that inject any; an ODE solver never calls it."""
+
+
+def noise_ratio(here: Coefficients, there: Coefficients) -> float:
+    """sigma/alpha at the end of a step over that at its start: 0 from pure noise, and to clean data."""
+    return float(there.sigma * here.alpha) / float(there.alpha * here.sigma)
