@@ -1,6 +1,8 @@
 """Data whose denoiser is known in closed form, so that solvers and losses can be held against the truth."""
 
+import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
@@ -69,25 +71,61 @@ class Gaussian:
 
 @dataclass
 class Mixture:
-    """The optimal denoiser of a 2-D mixture of equal Gaussians: nonlinear, so that no order is met by accident."""
+    """The optimal denoiser of a 2-D mixture of unequal Gaussians, three classes of two: nonlinear, so that no order is
+    met by accident. Variance 1 along each axis, mean 0. Label 3, and none, is no class.
+    """
 
     path: GaussianPath
     kind: str = "eps"
-    std: float = 0.25
-    means: tuple[tuple[float, float], ...] = ((-1.0, 0.5), (1.0, 0.0), (0.2, -1.2))
+    null_label: int = 3
+
+    def modes(self, dtype=torch.float64):
+        """means [6, 2] and standard deviations [6, 2], two rows a class."""
+        means = torch.tensor(
+            [[-1.2, 0.9], [-0.5, 1.5], [1.3, 0.7], [1.0, -0.3], [-0.1, -1.4], [-1.0, -0.8]], dtype=torch.float64
+        )
+        stds = torch.tensor(
+            [[0.25, 0.12], [0.15, 0.28], [0.12, 0.3], [0.3, 0.18], [0.28, 0.2], [0.14, 0.25]], dtype=torch.float64
+        )
+        means = means - means.mean(0)
+        size = (means.square() + stds.square()).mean(0).sqrt()
+        return (means / size).to(dtype), (stds / size).to(dtype)
 
     def __call__(self, x, t, labels=None):
         coefficients = self.path.coefficients(torch.as_tensor(t))
         c = coefficients.like(x)
-        means = torch.tensor(self.means, dtype=x.dtype)
-        variance = c.alpha**2 * self.std**2 + c.sigma**2
-        offsets = x[:, None] - c.alpha * means  # [B, 3, 2]
-        weights = (-offsets.square().sum(-1) / (2 * variance)).softmax(1)[..., None]  # [B, 3, 1]
-        eps = (weights * offsets).sum(1) * c.sigma / variance  # [B, 2]
-        x0 = (weights * (means + c.alpha * self.std**2 * offsets / variance)).sum(1)  # [B, 2]
+        means, stds = self.modes(x.dtype)
+        labels = torch.full((len(x),), self.null_label) if labels is None else labels
+        mine = (labels[:, None] == torch.arange(6) // 2) | (labels[:, None] == self.null_label)  # [B, 6]
+        variances = c.alpha**2 * stds**2 + c.sigma**2  # [6, 2]
+        offsets = x[:, None] - c.alpha * means  # [B, 6, 2]
+        logits = -(offsets.square() / (2 * variances) + variances.log() / 2).sum(-1)  # [B, 6]
+        weights = logits.masked_fill(~mine, -torch.inf).softmax(1)[..., None]  # [B, 6, 1]
+        eps = (weights * offsets * c.sigma / variances).sum(1)  # [B, 2]
+        x0 = (weights * (means + c.alpha * stds**2 * offsets / variances)).sum(1)  # [B, 2]
         a, b = parts(self.kind, c)
         return Prediction(a * x0 + b * eps, self.kind, x, coefficients)
 
     def draw(self, count):
-        means = torch.tensor(self.means, dtype=torch.float64)
-        return means[torch.randint(len(means), (count,))] + self.std * torch.randn(count, 2, dtype=torch.float64)
+        means, stds = self.modes()
+        chosen = torch.randint(len(means), (count,))
+        return means[chosen] + stds[chosen] * torch.randn(count, 2, dtype=torch.float64)
+
+
+def walk(solver, denoiser, x, grid, draw=None):
+    """x at the end of a grid that need not start at noise or end at data."""
+    state = solver.init(x, grid)
+    for t, t_next in pairwise(grid):
+        x, state = solver.step(lambda x, t: denoiser(x, t), denoiser.path, x, t, t_next, state, draw)
+    return x
+
+
+def levels(path, u_first, u_last, steps):
+    """t [steps + 1] at equal steps of log-SNR, from sigma/alpha = u_first to u_last."""
+    ends = -2 * math.log(u_first), -2 * math.log(u_last)
+    return path.t_from_log_snr(torch.linspace(*ends, steps + 1, dtype=torch.float64))
+
+
+def slope(errors):
+    """Order of convergence from the errors at steps that double each time."""
+    return math.log2(errors[0] / errors[-1]) / (len(errors) - 1)

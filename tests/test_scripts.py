@@ -78,7 +78,7 @@ def test_sampling_needs_nothing_but_the_checkpoint(trained, tmp_path):
         assert arrays["arr_1"].tolist() == [3, 3, 7, 7]
         images = arrays["arr_0"]
     protocol = json.loads((tmp_path / "a" / "samples.json").read_text())
-    assert protocol["guidance"] == {"name": "CFG", "scale": 2, "batched": True}
+    assert protocol["guidance"] == {"name": "CFG", "scale": 2, "negative": None, "channels": None}
     assert (protocol["solver"], protocol["steps"], protocol["seed"]) == ({"name": "Heun", "clock": "rectified"}, 3, 0)
     assert (protocol["evaluations"], protocol["network_rows_per_image"]) == (5, 10)
     assert (protocol["labels"], protocol["class_names"][7]) == ([3, 3, 7, 7], "7")

@@ -73,7 +73,10 @@ class Dopri5(Solver):
 
         ends = [path.log_snr(at) for at in (t, target)]
         clock = torch.stack([torch.sigmoid(-end / 2) if rectified else end for end in ends])
-        trajectory = _odeint()(slope, x / norm(t), clock, method="dopri5", rtol=self.rtol, atol=self.atol)
+        # step_t: without it the last step runs past the end, where there may be no noise level, and is interpolated.
+        trajectory = _odeint()(
+            slope, x / norm(t), clock, method="dopri5", rtol=self.rtol, atol=self.atol, options={"step_t": clock[1:]}
+        )
         return norm(target) * torch.as_tensor(trajectory[-1])  # [B, *D]
 
 

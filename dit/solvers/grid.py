@@ -64,7 +64,7 @@ class UniformGrid(Grid):
 
 @dataclass(frozen=True)
 class TableGrid(Grid):
-    """Entries of a table of T betas, with the names and roundings of diffusers (Lin et al. 2024, table 2).
+    """Entries of a table of T betas, by the names of diffusers (Lin et al. 2024, table 2).
 
     trailing: T, T - T/n, ...: the last entry first. leading: 0, T//n, 2 T//n, ... plus `offset`; never reaches the
     last entry, so a path that ends there is started too clean. linspace: n entries from the first to the last, which

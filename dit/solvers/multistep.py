@@ -161,7 +161,7 @@ class DPMSolver2(Solver):
         here, there = path.coefficients(t), path.coefficients(t_next)
         prediction, middle = predict(x, t), path.log_snr(t) / 2 + path.log_snr(t_next) / 2
         c, d = here.like(x), there.like(x)
-        if bool(middle.isinf()):
+        if not bool(middle.isfinite()):
             return prediction.combine(d.alpha, d.sigma), state
         middle = path.t_from_log_snr(middle)
         m = path.coefficients(middle).like(x)

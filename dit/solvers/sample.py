@@ -13,7 +13,7 @@ from torch import Tensor
 from dit.diffusion.path import GaussianPath
 from dit.diffusion.prediction import Prediction
 from dit.solvers.grid import Grid, UniformGrid, check_grid
-from dit.solvers.guidance import CFG, COND, Denoise, Guidance, Stage, StepContext
+from dit.solvers.guidance import CFG, COND, Denoise, Guidance, LinearScale, Stage, StepContext
 from dit.solvers.noise import ImageNoise
 from dit.solvers.ode import Euler, Heun
 from dit.solvers.passes import Passes
@@ -213,17 +213,15 @@ def _check_inpainting(noise: Tensor | None, known: Tensor | None, mask: Tensor |
 def describe(thing: Any) -> Any:
     """A solver, a rule or a nest of rules as plain containers: {"name": class, **fields}.
 
-    A network or a function is described by its path or its name, all there is to say of it without its weights.
+    A network or a function is described by its name, all there is to say of it without its weights.
     """
-    if is_dataclass(thing) and isinstance(thing, Solver | Guidance | Grid):
+    if is_dataclass(thing) and isinstance(thing, Solver | Guidance | Grid | LinearScale):
         return {"name": type(thing).__name__, **{f.name: describe(getattr(thing, f.name)) for f in fields(thing)}}
     if isinstance(thing, GaussianPath):
         return thing.spec
     if isinstance(thing, list | tuple):
         return [describe(each) for each in thing]
     if callable(thing):
-        if is_dataclass(thing):
-            return {"name": type(thing).__name__, **{f.name: describe(getattr(thing, f.name)) for f in fields(thing)}}
         return getattr(thing, "__name__", type(thing).__name__)
     assert thing is None or isinstance(thing, bool | int | float | str), f"{thing!r} cannot be written into a protocol"
     return thing

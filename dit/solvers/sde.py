@@ -285,7 +285,8 @@ class Langevin(Solver):
         for _ in range(self.corrections):
             eps, fresh = predict(x, t_next).eps, noise()
             sizes = [v.flatten(1).norm(dim=1).reshape(-1, *[1] * (x.ndim - 1)) for v in (fresh, eps)]
-            size = 2 * (self.snr * sizes[0] / sizes[1]) ** 2  # in units of sigma^2, [B, 1, ...]
+            # In units of sigma^2, [B, 1, ...]; at a half, a step is made of as much new noise as there is in x.
+            size = (2 * (self.snr * sizes[0] / sizes[1]) ** 2).clamp(max=0.5)
             x = x - size * sigma * eps + (2 * size).sqrt() * sigma * fresh
             state = state.renewed(2 * size, fresh)
         return x, state

@@ -30,6 +30,7 @@ def test_loss_of_the_exact_denoiser_is_the_irreducible_error(path, native, space
         "v": sigma + alpha**2 / sigma,
         "velocity": float(c.d_alpha) - float(c.d_sigma) * alpha / sigma,
         "score": alpha / sigma**2,
+        "edm": (alpha**2 + sigma**2) ** 0.5 / sigma,
     }[space]
     standard_error = float(losses.std()) / count**0.5
     assert float(losses.mean()) == pytest.approx(posterior * factor**2, abs=4 * standard_error)
@@ -94,7 +95,7 @@ def test_times_are_never_an_end():
 
 
 def test_bad_settings_are_refused():
-    with pytest.raises(ValueError, match=r"loss\.space must be one of x0, eps, v, velocity, score, got 'pixels'"):
+    with pytest.raises(ValueError, match=r"loss\.space must be one of x0, eps, v, velocity, score, edm, got 'pixels'"):
         MSE("pixels")
     with pytest.raises(ValueError, match=r"times\.std must be positive, got 0"):
         LogitNormal(std=0)

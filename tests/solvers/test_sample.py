@@ -3,13 +3,29 @@
 import json
 import subprocess
 import sys
+from itertools import pairwise
 
 import pytest
 import torch
 
 from dit.diffusion import Denoiser, LinearFlow
-from dit.solvers import CFG, Heun, ImageNoise, Sampler, make_grid, sample
-from tests.exact import Gaussian, Mixture
+from dit.solvers import (
+    CFG,
+    DDIM,
+    RK4,
+    TNR,
+    Churn,
+    DPMSolverPP,
+    Euler,
+    Heun,
+    ImageNoise,
+    Interval,
+    Sampler,
+    UniPC,
+    make_grid,
+    sample,
+)
+from tests.exact import PATHS, Gaussian, Mixture
 
 FLOW = LinearFlow()
 
@@ -64,7 +80,7 @@ def test_the_specification_is_plain_json():
     out = sample(DENOISER, torch.randn(1, 1, 4, 4), torch.tensor([1]), grid=make_grid(FLOW, 2), guidance=CFG(3.0))
     again = json.loads(json.dumps(out.spec, allow_nan=False))
     assert again == out.spec
-    assert again["guidance"] == {"name": "CFG", "scale": 3.0, "batched": True}
+    assert again["guidance"] == {"name": "CFG", "scale": 3.0, "negative": None, "channels": None}
     assert again["solver"] == {"name": "Euler"}
     assert (again["kind"], again["steps"], again["grid"]) == ("velocity", 2, [1.0, 0.5, 0.0])
 
@@ -145,3 +161,167 @@ def test_samples_of_the_exact_denoiser_have_the_right_law():
     error = 0.5 / 4000**0.5
     assert float(batch.x0.mean()) == pytest.approx(0.7, abs=5 * error)
     assert float(batch.x0.std()) == pytest.approx(0.5, abs=5 * error / 2**0.5 + 1e-3)
+
+
+START = {"flow": PATHS["flow"], "linear": PATHS["linear"]}
+
+
+@pytest.mark.parametrize("path", START.values(), ids=START)
+def test_image_to_image_starts_from_the_noised_picture(path):
+    """The lower the grid begins, the more of the picture is left; its noise is known to the rules."""
+    picture, noise = torch.full((2, 3), 4.0, dtype=torch.float64), torch.randn(2, 3, dtype=torch.float64)
+    denoiser, ends, seen = Gaussian(path, "v", mean=0.0, std=2.0), [], []
+    for first in (0.2, 0.5):
+        grid = make_grid(path, 10)
+        grid = grid[grid <= first + 1e-9]
+        out = sample(
+            denoiser, noise, grid=grid, image=picture, guidance=TNR(CFG(1.0)), on_step=lambda c, x: seen.append(c)
+        )
+        ends.append(float(out.x0.mean()))
+        assert out.spec["start"] == "image"
+    assert 4 > ends[0] > ends[1] > 0
+    c = path.coefficients(seen[0].t)
+    torch.testing.assert_close(seen[0].x, c.alpha * picture + c.sigma * noise)
+    torch.testing.assert_close(seen[0].signal(seen[0].x, seen[0].t), picture)
+
+
+def test_a_state_is_taken_as_it_is_and_its_noise_may_be_unknown():
+    path, x = PATHS["linear"], torch.randn(2, 3, dtype=torch.float64)
+    denoiser, grid = Gaussian(path, "v"), make_grid(path, 5)[2:]
+    free = sample(denoiser, None, grid=grid, state=x).x0
+    assert torch.equal(free, sample(denoiser, torch.randn(2, 3), grid=grid, state=x).x0)
+    noise = ImageNoise(0, range(2), (3,), dtype=torch.float64)
+    assert sample(denoiser, None, grid=grid, state=x, solver=DDIM(1.0), step_noise=noise.draw).x0.isfinite().all()
+    calls = denoiser.calls
+    for rule in (TNR(CFG(1.0)), Interval(TNR(CFG(1.0)), (-9, 9))):
+        with pytest.raises(ValueError, match="must know the noise in the state it starts from; give noise as well"):
+            sample(denoiser, None, grid=grid, state=x, guidance=rule)
+    with pytest.raises(ValueError, match="inpainting needs the noise in the picture"):
+        sample(denoiser, None, grid=grid, state=x, known=x, mask=torch.ones(2, 3))
+    assert denoiser.calls == calls
+
+
+def test_the_mean_start_is_one_evaluation_of_the_unguided_picture():
+    """x_T = alpha x0(sigma e) + sigma e; on a Gaussian x0 there is known, and guidance does not enter."""
+    path = PATHS["scaled_linear"]
+    noise, seen = torch.randn(3, 2, dtype=torch.float64), []
+    denoiser = Gaussian(path, "eps", means=(2.0, 3.0, 0.0), null_label=2)
+    labels = torch.tensor([0, 1, 1])
+    out = sample(
+        denoiser, noise, labels, grid=make_grid(path, 4), guidance=CFG(3.0), init="mean",
+        on_step=lambda c, x: seen.append(c.x),
+    )  # fmt: skip
+    c = path.coefficients(torch.ones((), dtype=torch.float64))
+    x0 = Gaussian(path, "x0", means=(2.0, 3.0, 0.0))(c.sigma * noise, torch.ones((), dtype=torch.float64), labels).x0
+    torch.testing.assert_close(seen[0], c.alpha * x0 + c.sigma * noise)
+    assert (out.nfe.evaluations, out.nfe.rows, out.spec["start"]) == (5, 9, "mean")
+    # Where alpha is 0 there is nothing to correct and nothing is spent.
+    flow = sample(Gaussian(FLOW), noise, grid=make_grid(FLOW, 4), init="mean")
+    assert flow.nfe.evaluations == 4
+    assert torch.equal(flow.x0, sample(Gaussian(FLOW), noise, grid=make_grid(FLOW, 4)).x0)
+
+
+@pytest.mark.parametrize("std", [1.0, 3.0])
+def test_the_mean_start_has_its_fixed_point(std):
+    """Repeated, the signal becomes m + (s^2/U) e: the mean is exact. Once, most of what was missing is back."""
+    path = PATHS["vp_scaled"]
+    t = torch.ones((), dtype=torch.float64)
+    c, noise = path.coefficients(t), torch.randn(4, 2, dtype=torch.float64)
+    denoiser, u = Gaussian(path, "x0", mean=0.7, std=std), float(c.sigma / c.alpha)
+    y = torch.zeros_like(noise)
+    for _ in range(200):
+        y = denoiser(c.alpha * y + c.sigma * noise, t).x0
+    torch.testing.assert_close(y, 0.7 + std**2 / u * noise, rtol=0, atol=1e-6)
+
+
+def test_a_mean_start_mends_the_mean_that_a_schedule_loses():
+    """On the mixture and latent diffusion's schedule, which ends at sigma/alpha 14.46, converged: the bias of the class
+    means falls by more than ten."""
+    path, biases = PATHS["vp_scaled"], []
+    denoiser = Mixture(path)
+    labels = torch.arange(3).repeat_interleave(400)
+    quantiles = torch.randn(400, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    noise = ((quantiles - quantiles.mean(0)) / quantiles.std(0)).repeat(3, 1)
+    means = denoiser.modes()[0].reshape(3, 2, 2).mean(1)
+    for init in ("noise", "mean"):
+        grid = make_grid(path, 60, "karras", u_max=20, u_min=0.01)
+        x0 = sample(denoiser, noise, labels, grid=grid, solver=RK4(), init=init).x0
+        biases.append(float((x0.reshape(3, 400, 2).mean(1) - means).norm(dim=1).mean()))
+    plain = 1 / 14.46  # the share of the mean that is lost for components of spread 1 and less
+    assert biases[0] > plain / 4
+    assert biases[1] < biases[0] / 2
+
+
+@pytest.mark.parametrize(
+    "solver", [Euler(), Heun(), DPMSolverPP(2), UniPC(2), DDIM(1.0)], ids=lambda s: type(s).__name__
+)
+@pytest.mark.parametrize("path", START.values(), ids=START)
+def test_inpainting_keeps_what_is_known_and_noises_it_like_the_rest(path, solver):
+    known = torch.full((2, 1, 4, 4), 3.0, dtype=torch.float64)
+    mask = torch.zeros(1, 1, 4, 4)
+    mask[..., :2] = 1
+    noise, seen = ImageNoise(0, range(2), (1, 4, 4), dtype=torch.float64), []
+    out = sample(
+        Gaussian(path, "v"), noise.draw(), grid=make_grid(path, 6), solver=solver, step_noise=noise.draw, known=known,
+        mask=mask, on_step=lambda c, x: seen.append((c, x)),
+    )  # fmt: skip
+    assert torch.equal(out.x0[..., :2], known[..., :2])
+    assert float(out.x0[..., 2:].mean()) == pytest.approx(0.7, abs=0.5)
+    assert out.spec["inpainting"]
+    for (_, x), (after, _) in pairwise(seen):
+        c = path.coefficients(after.t)
+        torch.testing.assert_close(x[..., :2], (c.alpha * known + c.sigma * after.true_noise)[..., :2])
+
+
+def test_what_does_not_fit_together_is_refused():
+    noise, grid, denoiser = torch.zeros(2, 3), make_grid(FLOW, 2), Gaussian(FLOW)
+    for arguments, text in [
+        ({"noise": None}, "noise is needed"),
+        ({"image": noise, "init": "mean"}, "only one of state, image and init=mean"),
+        ({"state": noise, "image": noise}, "only one of state, image and init=mean"),
+        ({"init": "zero"}, "init must be noise or mean, got 'zero'"),
+        ({"image": torch.zeros(2, 4)}, r"image must have the shape of noise, \(2, 3\), got \(2, 4\)"),
+        ({"state": torch.zeros(1, 3)}, r"state must have the shape of noise, \(2, 3\), got \(1, 3\)"),
+        ({"known": noise}, "inpainting needs both known and mask"),
+        ({"known": noise, "mask": torch.zeros(5, 7, 3)}, r"mask broadcast to it, got \(2, 3\) and \(5, 7, 3\)"),
+        ({"known": noise, "mask": torch.zeros(4)}, r"mask broadcast to it, got \(2, 3\) and \(4,\)"),
+        ({"max_rows": 0}, "max_rows must be at least 1 or null, got 0"),
+    ]:
+        with pytest.raises(ValueError, match=text):
+            sample(denoiser, **{"noise": noise, "grid": grid, **arguments})
+    with pytest.raises(ValueError, match="init must be noise or mean, got 'x'"):
+        Sampler(init="x")
+    assert denoiser.calls == 0
+
+
+@pytest.mark.parametrize("max_rows", [1, 3, 4, 8, 100])
+def test_rows_are_run_in_pieces_when_asked(max_rows):
+    sizes, exact = [], Gaussian(FLOW, means=(-1.0, 1.0, 0.0), null_label=2)
+
+    def denoiser(x, t, labels=None):
+        sizes.append(len(x))
+        return exact(x, t, labels)
+
+    denoiser.path, denoiser.null_label = FLOW, 2
+    arguments = {"labels": torch.tensor([0, 1, 1, 0]), "grid": make_grid(FLOW, 3), "guidance": CFG(2.0)}
+    noise = torch.randn(4, 3, dtype=torch.float64)
+    whole = sample(denoiser, noise, **arguments)
+    sizes.clear()
+    pieces = sample(denoiser, noise, max_rows=max_rows, **arguments)
+    assert max(sizes) == min(max_rows, 8)
+    assert torch.equal(pieces.x0, whole.x0)
+    assert (pieces.nfe, sum(sizes)) == (whole.nfe, 3 * 8)
+
+
+def test_half_precision_is_raised():
+    out = sample(Gaussian(FLOW), torch.randn(1, 2, dtype=torch.bfloat16), grid=make_grid(FLOW, 2))
+    assert out.x0.dtype == torch.float32
+
+
+@pytest.mark.parametrize("solver", [Heun(), UniPC(3), DDIM(1.0), Churn(10.0)], ids=lambda s: type(s).__name__)
+def test_the_same_seed_gives_the_same_bits(solver):
+    runs = []
+    for _ in range(2):
+        sampler = Sampler(steps=5, solver=solver, seed=11, guidance=TNR(CFG(2.0)), batch_size=3)
+        runs.append(torch.cat([b.x0 for b in sampler.batches(DENOISER, [0, 1, 2, 3], (1, 4, 4))]))
+    assert torch.equal(*runs)

@@ -1,0 +1,278 @@
+"""Deterministic solvers: order of convergence, cost, exact ends, and the same answer from different frames."""
+
+import functools
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+
+from dit.diffusion import DiscreteVP, LinearFlow
+from dit.solvers import (
+    DDIM,
+    RK4,
+    DPMSolver2,
+    DPMSolverPP,
+    Euler,
+    Heun,
+    Midpoint,
+    SDEDPMSolverPP,
+    UniPC,
+    make_grid,
+    sample,
+)
+from dit.solvers.multistep import _moment
+from tests.exact import PATHS, Gaussian, Mixture, levels, slope, walk
+
+# Each solver with its order of convergence; UniPC's corrector makes it one higher than its name.
+SOLVERS = {
+    "Euler": (Euler(), 1),
+    "DDIM 0": (DDIM(0.0), 1),
+    "SDE-DPM++ 1, eta 0": (SDEDPMSolverPP(1, eta=0.0), 1),
+    **{
+        f"{leaf.__name__} {clock}": (leaf(clock), order)
+        for leaf, order in ((Heun, 2), (Midpoint, 2), (RK4, 4))
+        for clock in ("rectified", "u")
+    },
+    "DPM-Solver-2": (DPMSolver2(), 2),
+    "DPM++ 2S": (DPMSolverPP(2, multistep=False), 2),
+    "DPM++ 2M midpoint": (DPMSolverPP(2), 2),
+    "DPM++ 2M heun": (DPMSolverPP(2, variant="heun"), 2),
+    "DPM++ 3M": (DPMSolverPP(3), 3),
+    "SDE-DPM++ 2M, eta 0": (SDEDPMSolverPP(2, eta=0.0), 2),
+    "UniPC-1": (UniPC(1), 2),
+    "UniPC-2": (UniPC(2), 3),
+    "UniPC-3": (UniPC(3), 4),
+}
+EACH = pytest.mark.parametrize(("solver", "order"), SOLVERS.values(), ids=SOLVERS)
+FIRST, LAST = 14.4, 0.05
+
+
+@functools.cache
+def mixture_truth(name):
+    """Where the flow of the mixture begins and ends, from 2,048 steps of RK4 in each of two clocks that must agree."""
+    denoiser = Mixture(PATHS[name])
+    noise = torch.randn(64, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    grid = levels(denoiser.path, FIRST, LAST, 2048)
+    x = denoiser.path.coefficients(grid[0]).sigma * noise
+    ends = [walk(RK4(clock), denoiser, x, grid) for clock in ("u", "rectified")]
+    torch.testing.assert_close(*ends, rtol=0, atol=1e-9)
+    return x, ends[0]
+
+
+def global_slope(solver, name, kind):
+    denoiser, errors = Mixture(PATHS[name], kind), []
+    x, truth = mixture_truth(name)
+    for steps in (256, 512):
+        errors.append(float((walk(solver, denoiser, x, levels(denoiser.path, FIRST, LAST, steps)) - truth).norm()))
+    return slope(errors)
+
+
+@EACH
+def test_global_order(solver, order):
+    assert global_slope(solver, "vp_scaled", "eps") == pytest.approx(order, abs=0.15)
+
+
+@EACH
+def test_global_order_on_a_flow_is_at_least_nominal(solver, order):
+    assert global_slope(solver, "flow", "velocity") > order - 0.15
+
+
+@functools.cache
+def exact_points(h):
+    """A denoiser and (t, x) on its trajectory after unequal steps of about h in log-SNR, the last h, from -1.5 on."""
+    denoiser, (x, _) = Mixture(PATHS["vp_scaled"]), mixture_truth("vp_scaled")
+    at = -1.5
+    x = walk(RK4(), denoiser, x, levels(denoiser.path, FIRST, math.exp(-at / 2), 256))
+    points = [(denoiser.path.t_from_log_snr(torch.tensor(at, dtype=torch.float64)), x)]
+    for part in (0.8, 0.7, 0.4, 0.9, 1.0):
+        at += part * h
+        t = denoiser.path.t_from_log_snr(torch.tensor(at, dtype=torch.float64))
+        points.append((t, carried(denoiser, *points[-1], t)))
+    return denoiser, points
+
+
+def carried(denoiser, t, x, t_next):
+    """x at t_next, by 32 small steps of RK4."""
+    ends = (math.exp(-float(denoiser.path.log_snr(at)) / 2) for at in (t, t_next))
+    return walk(RK4(), denoiser, x, levels(denoiser.path, *ends, 32))
+
+
+def local_errors(solver, h):
+    """Of the last step from exact points, and of what a corrector made of the step before it."""
+    denoiser, points = exact_points(h)
+    state = solver.init(points[0][1], torch.stack([t for t, _ in points]))
+    starts = []
+    for (t, x), (t_next, _) in pairwise(points):
+        if isinstance(solver, UniPC) and len(starts) == 4:
+            x = got  # noqa: F821
+        got, state = solver.step(lambda x, t: denoiser(x, t), denoiser.path, x, t, t_next, state, None)
+        starts.append(state.memory[0].x if isinstance(solver, UniPC) else x)
+    corrected = carried(denoiser, points[3][0], starts[3], points[4][0]) - starts[4]
+    return float((got - carried(denoiser, points[4][0], starts[4], points[5][0])).norm()), float(corrected.norm())
+
+
+@EACH
+def test_local_order_with_unequal_steps(solver, order):
+    """A step of length h after ones of 0.8 h, 0.7 h, 0.4 h and 0.9 h: its own error falls as h^(order + 1).
+
+    UniPC's last step is not corrected and one order lower; the one before, corrected, has the full order.
+    """
+    errors = [local_errors(solver, h) for h in (0.1, 0.05, 0.025)]
+    corrects = isinstance(solver, UniPC)
+    assert slope_at_zero([e for e, _ in errors]) == pytest.approx(order + 1 - corrects, abs=0.15)
+    if corrects:
+        assert slope_at_zero([e for _, e in errors]) == pytest.approx(order + 1, abs=0.15)
+
+
+def slope_at_zero(errors):
+    """The slopes of two halvings, extrapolated: a slope differs from the order by a multiple of the step."""
+    return 2 * slope(errors[1:]) - slope(errors[:2])
+
+
+def test_the_middle_of_a_stage_is_the_middle_of_its_clock():
+    """RK4 with the middle stage at the middle of t (or of log-SNR) is of order 2, as in the notebook that began TNR."""
+    denoiser, errors = Mixture(PATHS["vp_scaled"]), []
+    x, truth = mixture_truth("vp_scaled")
+
+    class Mislaid(type(denoiser.path)):
+        def t_from_log_snr(self, log_snr):
+            # The solver asks for the middle of sigma/alpha and is told the geometric one.
+            return denoiser.path.t_from_log_snr(log_snr) if self.exact else self.middle
+
+    for steps in (64, 128, 256):
+        grid, y = levels(denoiser.path, FIRST, LAST, steps), x
+        for t, t_next in pairwise(grid):
+            path = Mislaid(0.85, 12.0, power=2)
+            object.__setattr__(path, "exact", False)
+            object.__setattr__(path, "middle", (t + t_next) / 2)
+            y, _ = RK4("u").step(lambda x, t: denoiser(x, t), path, y, t, t_next, RK4("u").init(y, grid), None)
+        errors.append(float((y - truth).norm()))
+    assert slope(errors) == pytest.approx(2, abs=0.2)
+
+
+@EACH
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_calls_are_counted_and_as_declared(solver, order, steps):
+    denoiser = Gaussian(PATHS["scaled_linear"])
+    result = sample(denoiser, torch.randn(3, 2), grid=make_grid(denoiser.path, steps), solver=solver)
+    # The step that ends at clean data is an Euler step; 3M starts with one step of 2S.
+    expected = solver.evaluations * (steps - 1) + 1 + (solver == DPMSolverPP(3) and steps > 1)
+    assert (denoiser.calls, result.nfe.evaluations, result.nfe.rows) == (expected, expected, expected)
+    assert denoiser.rows == 3 * expected
+
+
+def test_euler_is_ddim_and_is_rectified_euler():
+    """Three homes of one update: x1 = alpha1 x0 + sigma1 eps, dz/du = eps, and x + dt velocity on a flow."""
+    flow = Gaussian(LinearFlow())
+    x, t, t_next = torch.randn(6, 3, dtype=torch.float64), torch.tensor(0.7).double(), torch.tensor(0.55).double()
+    grid = torch.stack([t, t_next])
+    torch.testing.assert_close(walk(Euler(), flow, x, grid), x + (t_next - t) * flow(x, t).velocity, rtol=0, atol=1e-14)
+    for path in PATHS.values():
+        denoiser = Gaussian(path)
+        here, there = path.coefficients(t), path.coefficients(t_next)
+        u, u_next = here.sigma / here.alpha, there.sigma / there.alpha
+        expected = there.alpha * (x / here.alpha + (u_next - u) * denoiser(x, t).eps)
+        for solver in (Euler(), DDIM(0.0), SDEDPMSolverPP(1, eta=0.0), DPMSolverPP(2), DPMSolverPP(3), UniPC(3)):
+            if solver != DPMSolverPP(3):
+                torch.testing.assert_close(walk(solver, denoiser, x, grid), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_one_formula_under_two_names():
+    """SDE-DPM++ without noise is DPM++ 2M; two exact multistep solvers agree where both integrate the same parabola."""
+    for name in ("linear", "flow"):
+        denoiser = Mixture(PATHS[name], "v")
+        grid, x = levels(PATHS[name], 10.0, 0.1, 9), torch.randn(7, 2, dtype=torch.float64)
+        both = [walk(s, denoiser, x, grid) for s in (SDEDPMSolverPP(2, eta=0.0), DPMSolverPP(2))]
+        torch.testing.assert_close(*both, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("power", [0, 1, 2, 3])
+@pytest.mark.parametrize("h", [1e-6, 0.01, 0.9, 1.1, 7.0])
+def test_moments_are_the_integrals_they_stand_for(power, h):
+    s = (torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000
+    quadrature = float((h * torch.exp(-h * (1 - s)) * s**power).mean())
+    assert _moment(power, h) == pytest.approx(quadrature, rel=1e-8)
+
+
+@EACH
+def test_gauge_the_same_noise_levels_give_the_same_picture_on_every_path(solver, order):
+    """Data, solver and log-SNR levels fixed, the path is only a change of coordinates."""
+    at = torch.linspace(-5, 7, 12, dtype=torch.float64)
+    noise, results = torch.randn(5, 4, dtype=torch.float64), []
+    for path in PATHS.values():
+        grid = torch.cat([path.t_from_log_snr(at), torch.zeros(1, dtype=torch.float64)])
+        # Start from the same z = x/alpha, which every path scales its own way.
+        results.append(walk(solver, Gaussian(path), path.coefficients(grid[0]).alpha * noise * math.exp(2.5), grid))
+    for other in results[1:]:
+        torch.testing.assert_close(other, results[0], rtol=0, atol=1e-9)
+
+
+@EACH
+@pytest.mark.parametrize("name", ["flow", "trigonometric", "zero_terminal_snr"])
+def test_infinite_and_zero_noise_are_exact(solver, order, name):
+    """From sigma/alpha = inf to 0, no epsilon anywhere: one step gives the mean, many give the whole law."""
+    denoiser = Gaussian(PATHS[name], mean=0.7)
+    noise = torch.randn(4, 2, dtype=torch.float64)
+    one = sample(denoiser, noise, grid=make_grid(denoiser.path, 1), solver=solver)
+    torch.testing.assert_close(one.x0, torch.full_like(one.x0, 0.7), rtol=0, atol=1e-13)
+    many = sample(denoiser, noise, grid=make_grid(denoiser.path, 400), solver=solver)
+    # A table's last level, sigma/alpha = 0.05 here, is the start of an Euler step to clean data.
+    atol = 0.012 if order == 1 else 8e-3 if name == "zero_terminal_snr" else 3e-4
+    torch.testing.assert_close(many.x0, 0.7 + 0.5 * noise, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("name", ["linear", "scaled_linear", "cosine", "sigmoid", "zero_terminal_snr"])
+def test_no_signal_is_lost_over_a_whole_table(name):
+    """A thousand Euler steps through all entries bring a constant back exactly (the off-by-one loses 93 %)."""
+    denoiser = Gaussian(PATHS[name], kind="x0", mean=2.5, std=0.0)
+    out = sample(denoiser, torch.randn(3, 2, dtype=torch.float64), grid=make_grid(PATHS[name], 1000))
+    torch.testing.assert_close(out.x0, torch.full_like(out.x0, 2.5), rtol=0, atol=1e-11)
+
+
+def test_signal_ratios_include_both_ends_of_the_table():
+    """alpha_t / alpha_s = sqrt(product of 1 - beta over s + 1 ... t, inclusive)."""
+    betas = torch.linspace(8.5e-4**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    path = DiscreteVP(betas.tolist())
+    for s, t in ((0, 1), (3, 700), (998, 999)):
+        alphas = path.coefficients(torch.tensor([(s + 1) / 1000, (t + 1) / 1000], dtype=torch.float64)).alpha
+        assert float(alphas[1] / alphas[0]) == pytest.approx(float((1 - betas[s + 1 : t + 1]).prod().sqrt()), rel=1e-11)
+
+
+@pytest.mark.parametrize("std", [0.1, 1.0, 3.0])
+def test_euler_under_disperses_by_its_factor(std):
+    """On Gaussian data a step multiplies the spread by (s^2 + u0 u1) / (s^2 + u0^2), less than the truth."""
+    path = PATHS["edm"]
+    grid = levels(path, 10.0, 4.0, 1)
+    u = path.coefficients(grid).sigma
+    z = torch.tensor([[1.0]], dtype=torch.float64)
+    got = float(walk(Euler(), Gaussian(path, mean=0.0, std=std), z, grid))
+    assert got == pytest.approx(float((std**2 + u[0] * u[1]) / (std**2 + u[0] ** 2)), rel=1e-12)
+    assert got < float(((std**2 + u[1] ** 2) / (std**2 + u[0] ** 2)) ** 0.5)
+
+
+@EACH
+def test_solvers_reproduce_a_gaussian_from_its_exact_start(solver, order):
+    """N(0.7, 0.5^2) at sigma/alpha = 14.4 arrives as itself at 0.05, to the solver's order."""
+    path = PATHS["vp"]
+    denoiser, errors = Gaussian(path), []
+    for steps in (100, 200, 400):
+        grid = levels(path, FIRST, LAST, steps)
+        here = path.coefficients(grid[0])
+        spread = (here.alpha**2 * 0.25 + here.sigma**2).sqrt()
+        x = here.alpha * 0.7 + spread * torch.tensor([[-1.0], [2.0]], dtype=torch.float64)
+        errors.append(float((walk(solver, denoiser, x, grid) - denoiser.solution(x, grid[0], grid[-1])).norm()))
+    assert slope(errors) > order - 0.2
+    assert errors[-1] < (0.02 if order == 1 else 2e-4)
+
+
+def test_bad_settings_of_solvers_are_refused():
+    for order, multistep in ((1, True), (4, True), (3, False)):
+        with pytest.raises(ValueError, match=r"solver\.order must be 2, or 3 with solver\.multistep=true"):
+            DPMSolverPP(order, multistep)
+    with pytest.raises(ValueError, match=r"solver\.variant must be midpoint or heun, got 'x'"):
+        DPMSolverPP(2, variant="x")
+    with pytest.raises(ValueError, match=r"solver\.order must be 1, 2 or 3, got 4"):
+        UniPC(4)
+    with pytest.raises(ValueError, match=r"solver\.clock must be rectified or u, got 't'"):
+        Heun("t")
