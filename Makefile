@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
+PARITY := .venv-parity
 DEMO := outputs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint format clean
+.PHONY: help install demo test test-all test-parity lint format clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -32,7 +33,12 @@ test: $(STAMP) lint  ## lint, types, import contract and the fast tests (about 3
 	$(BIN)/python -m pytest -n 2
 
 test-all: $(STAMP) lint  ## the slow tests as well
-	$(BIN)/python -m pytest -n 2 -m ""
+	$(BIN)/python -m pytest -n 2 -m "not parity"
+
+test-parity: $(STAMP)  ## agreement with k-diffusion, in an environment of its own
+	@$(PYTHON) -m venv $(PARITY)
+	@$(PARITY)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[parity]' pytest hypothesis
+	$(PARITY)/bin/python -m pytest -m parity tests/solvers/test_parity_k_diffusion.py
 
 lint: $(STAMP)  ## ruff, pyright, import contract
 	$(BIN)/ruff check .
@@ -45,4 +51,4 @@ format: $(STAMP)  ## ruff's format and safe fixes
 	$(BIN)/ruff check --fix .
 
 clean:  ## remove .venv and outputs
-	rm -rf $(VENV) outputs
+	rm -rf $(VENV) $(PARITY) outputs

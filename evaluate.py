@@ -27,7 +27,9 @@ def main(config: DictConfig) -> None:
     assert labels is not None
     codec = codec_from_spec(loaded.passport["data"]["normalisation"])
     scales = options["scales"] if isinstance(options["scales"], list) else [options["scales"]]
-    guidances = [sampler.guidance.with_scale(scale) for scale in scales]
+    guidances = [sampler.guidance if scale is None else sampler.guidance.with_scale(scale) for scale in scales]
+    for weak in sampler.guidance.networks.values():
+        weak.network.to(device)
     for guidance in guidances:
         guidance.check(loaded.denoiser, torch.tensor(labels))
 
@@ -41,14 +43,11 @@ def main(config: DictConfig) -> None:
     classifier = train_classifier(train, held_out, data.num_classes, Path(options["cache"]))
     scores = [score_images("real pictures", *train, held_out[0], classifier)]
     for guidance in guidances:
-        sampler = replace(sampler, guidance=guidance)
-        scores.append(
-            score_sampler(loaded.denoiser, sampler, labels, loaded.shape, codec.decode, held_out[0], classifier, device)
-        )
+        ours = loaded.denoiser, replace(sampler, guidance=guidance), labels, loaded.shape, codec.decode
+        scores.append(score_sampler(*ours, held_out[0], classifier, device))
     console = Console(highlight=False, width=100)
-    console.print(table(scores))
     line = protocol_line(classifier, len(labels), len(held_out[0]), sampler.seed, loaded.weights, sampler.grid)
-    console.print(line)
+    console.print(table(scores), line, sep="\n")
     if options["out"] is not None:
         out = Path(options["out"])
         out.parent.mkdir(parents=True, exist_ok=True)

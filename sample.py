@@ -22,6 +22,8 @@ def main(config: DictConfig) -> None:
     check_out(Path(options["out"]))
     sampler = instantiate(config.sampler)
     loaded = load(options["checkpoint"], options["weights"], device)
+    for weak in sampler.guidance.networks.values():
+        weak.network.to(device)
     codec = codec_from_spec(loaded.passport["data"]["normalisation"])
     labels = loaded.labels(options["classes"], options["per_class"])
     count = len(labels) if labels is not None else options["per_class"]

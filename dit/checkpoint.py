@@ -94,6 +94,11 @@ def load(file: str | Path, weights: str = "ema", device: str | torch.device = "c
     return Loaded(network, denoiser, passport, weights, contents.get("global_step", 0))
 
 
+def load_denoiser(file: str | Path, weights: str = "ema") -> Denoiser:
+    """The denoiser of a checkpoint alone, for rules that guide with a second network; see `load`."""
+    return load(file, weights).denoiser
+
+
 def check_resume(file: str | Path, max_steps: int) -> None:
     """ValueError, before anything else is built, where `file` is no checkpoint or its run is already over."""
     step = read(file, "resume")["global_step"]

@@ -151,8 +151,8 @@ def test_training_goes_on_from_a_checkpoint(trained, tmp_path):
         (["model.patch_size=3"], "model.patch_size must divide the image size 8, got 3"),
         (["model.num_heads=5"], "model.num_heads must divide hidden_size 96, got 5"),
         (["diffusion=spiral"], "Could not find 'diffusion/spiral'"),
-        (["diffusion.kind=noise"], "diffusion.kind must be one of x0, eps, v, velocity, score, got 'noise'"),
-        (["guidance.scale=x"], "guidance.scale must be a finite number, got 'x'"),
+        (["diffusion.kind=noise"], "diffusion.kind must be one of x0, eps, v, velocity, score, edm, got 'noise'"),
+        (["guidance.scale=x"], "guidance.scale must be a finite number or a function of the log-SNR, got 'x'"),
         (["diffusion.kind=eps"], "predicts eps cannot start at t=1, where alpha is 0"),
         (["model.dropout=0.1"], "Key 'dropout' is not in struct"),
         (["+model.dropout=0.1"], "unexpected keyword argument 'dropout'"),
@@ -236,7 +236,7 @@ def test_commands_of_the_readme_work(trained, refused, tmp_path, monkeypatch, ca
     text = (ROOT / "README.md").read_text().replace("\\\n", " ")
     (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     exec(example, {})
-    assert "torch.Size([4, 16]) NFE(evaluations=39, rows=78.0)" in capfd.readouterr().out
+    assert "torch.Size([4, 16]) NFE(evaluations=20, rows=40.0" in capfd.readouterr().out
     commands = [line.split("#")[0].split() for line in text.splitlines() if line.startswith("python ")]
     assert len(commands) >= 8
     monkeypatch.chdir(ROOT)
@@ -273,7 +273,7 @@ def test_a_mistake_shows_its_traceback_when_asked(tmp_path):
         (["solver=magic"], "Could not find 'solver/magic'"),
         (["format=gif"], "format must be png or npz, got 'gif'"),
         (["weights=0.5"], "weights must be ema, raw or one of 0.999, got"),
-        (["guidance.scale=nan"], "guidance.scale must be a finite number, got nan"),
+        (["guidance.scale=nan"], "guidance.scale must be a finite number or a function of the log-SNR, got nan"),
         (["device=cuda:99"], "device must be auto, cpu or a device of this machine, got 'cuda:99'"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",

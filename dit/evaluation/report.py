@@ -65,7 +65,12 @@ def _rule(spec: dict[str, Any]) -> str:
     """A nest of rules as TNR(CFG 1.5)."""
     if "inner" in spec:
         return f"{spec['name']}({_rule(spec['inner'])})"
-    return f"{spec['name']} {spec['scale']:g}"
+    scale = next(spec[name] for name in ("scale", "lam", "scales") if name in spec)
+    if isinstance(scale, dict):
+        scale = f"{scale['name']} {scale['low']:g}-{scale['high']:g}"
+    shown = f"{scale:g}" if isinstance(scale, int | float) else str(scale)
+    channels = f" on {spec['channels']} channels" if spec.get("channels") is not None else ""
+    return f"{spec['name']} {shown}{channels}"
 
 
 def table(scores: Sequence[Score]) -> Table:
@@ -91,8 +96,8 @@ def table(scores: Sequence[Score]) -> Table:
 def protocol_line(classifier: Classifier, images: int, reference: int, seed: int, weights: str, grid: Grid) -> str:
     """What must stand beside the numbers for anybody to compare them."""
     return (
-        f"protocol: {images:,} images, balanced labels, all channels guided, {type(grid).__name__}, seed {seed}, "
-        f"weights {weights}; reference {reference:,} held-out pictures; "
+        f"protocol: {images:,} images, balanced labels, all channels guided unless named, {type(grid).__name__}, "
+        f"seed {seed}, weights {weights}; reference {reference:,} held-out pictures; "
         f"features of a small conv net {classifier.digest} "
         f"trained on the real training split (held-out accuracy {classifier.held_out_accuracy:.3f})"
     )

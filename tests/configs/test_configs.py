@@ -15,7 +15,7 @@ from torch import nn
 
 from data import Pictures, folder_classes
 from dit.checkpoint import Loaded
-from dit.diffusion import MSE, GaussianPath, TimeDistribution
+from dit.diffusion import MSE, DiscreteVP, GaussianPath, LinearFlow, TimeDistribution
 from dit.model import DiT
 from dit.solvers import Guidance, Sampler, Solver, make_grid
 from dit.solvers.sample import describe
@@ -42,11 +42,22 @@ def composed(*overrides, name="train"):
         return config
 
 
+def weak_checkpoint(folder):
+    """A checkpoint with just enough in it to be a second network."""
+    network = DiT(8, 1, 10, 4, 16, 1, 2)
+    passport = {"model": network.arguments, "path": LinearFlow().spec, "kind": "velocity", "data": {}, "config": {}}
+    contents = {"state_dict": {}, "ema": {"averages": {"0.9": network.state_dict()}}, "passport": passport}
+    torch.save(contents, folder / "weak.ckpt")
+    return folder / "weak.ckpt"
+
+
 @pytest.mark.parametrize(("group", "name"), [g for g in ALL if g[0] != "hydra"], ids="/".join)
-def test_every_file_of_every_group_composes_and_builds(group, name, tree):  # noqa: F811
+def test_every_file_of_every_group_composes_and_builds(group, name, tree, tmp_path):  # noqa: F811
     changes = {
         "data": [f"data.root={tree}"] if name == "folder" else [],
         "debug": ["experiment=digits"],
+        "guidance": [f"guidance.weak.file={weak_checkpoint(tmp_path)}"] if name == "autoguidance" else [],
+        "solver": ["+sampler.batch_size=1"] if name == "dopri5" else [],
     }.get(group, [])
     config = composed(f"{group}={name}", *changes)
     parameters = [nn.Parameter(torch.zeros(2, 2))]
@@ -84,10 +95,13 @@ def test_every_file_of_every_group_composes_and_builds(group, name, tree):  # no
             assert next(iter(config.logger)) == "csv"
         case "solver":
             assert isinstance(instantiate(config.solver), Solver)
+            assert instantiate(config.sampler).solver == instantiate(config.solver)
         case "guidance":
             assert isinstance(instantiate(config.guidance), Guidance)
         case "grid" | "sampler":
-            assert isinstance(instantiate(config.sampler), Sampler)
+            sampler = instantiate(config.sampler)
+            assert isinstance(sampler, Sampler)
+            assert len(sampler.grid(DiscreteVP.linear(zero_terminal_snr=True), 10)) == 11
         case "experiment" | "debug":
             sources = (CONFIGS / group / f"{name}.yaml").read_text()
             if group == "experiment":
@@ -103,10 +117,13 @@ def test_every_file_of_every_group_composes_and_builds(group, name, tree):  # no
 
 
 @pytest.mark.parametrize("name", ["sample", "evaluate"])
-@pytest.mark.parametrize("solver", options("solver"))
-@pytest.mark.parametrize("guidance", options("guidance"))
-def test_sampling_scripts_build_their_sampler(name, solver, guidance):
-    config = composed("checkpoint=x", f"solver={solver}", f"guidance={guidance}", "steps=7", "seed=3", name=name)
+@pytest.mark.parametrize(
+    ("solver", "guidance"), [*((s, "cfg") for s in options("solver")), *(("heun", g) for g in options("guidance"))]
+)
+def test_sampling_scripts_build_their_sampler(name, solver, guidance, tmp_path):
+    more = [f"guidance.weak.file={weak_checkpoint(tmp_path)}"] if guidance == "autoguidance" else []
+    more += ["batch_size=1"] if solver == "dopri5" else []
+    config = composed("checkpoint=x", f"solver={solver}", f"guidance={guidance}", "steps=7", "seed=3", *more, name=name)
     sampler = instantiate(config.sampler)
     assert (sampler.steps, sampler.seed, sampler.batch_size) == (7, 3, config.batch_size)
     json.dumps([describe(sampler.solver), describe(sampler.guidance)])

@@ -33,6 +33,7 @@ from dit.solvers import (
     make_grid,
     sample,
 )
+from dit.solvers.sample import describe
 from tests.exact import PATHS, Gaussian, Mixture
 
 MEANS = (-1.0, 0.0, 1.0, 0.2)  # three classes, then the null label

@@ -2,6 +2,7 @@
 
 import math
 
+import k_diffusion.sampling as sampling
 import pytest
 import torch
 
@@ -19,7 +20,6 @@ from dit.solvers import (
 )
 from tests.exact import Gaussian, Mixture
 
-sampling = pytest.importorskip("k_diffusion").sampling
 pytestmark = pytest.mark.parity
 
 PATH = VarianceExploding()
