@@ -64,6 +64,7 @@ class Dopri5(Solver):
             return c.alpha + c.sigma if rectified else (c.alpha**2 + c.sigma**2).sqrt()
 
         def slope(clock: Tensor, y: Tensor) -> Tensor:
+            clock = clock.cpu()
             if rectified:
                 at = t if float(clock) >= 1 else path.t_from_log_snr(2 * ((1 - clock) / clock).log())
                 return predict(norm(at) * y, at).combine(-1, 1)  # [B, *D]
@@ -72,7 +73,7 @@ class Dopri5(Solver):
             return predict(norm(at) * y, at).combine((a * b**2 / 2).to(y), (-(a**2) * b / 2).to(y))  # [B, *D]
 
         ends = [path.log_snr(at) for at in (t, target)]
-        clock = torch.stack([torch.sigmoid(-end / 2) if rectified else end for end in ends])
+        clock = torch.stack([torch.sigmoid(-end / 2) if rectified else end for end in ends]).to(x.device)
         # step_t: without it the last step runs past the end, where there may be no noise level, and is interpolated.
         trajectory = _odeint()(
             slope, x / norm(t), clock, method="dopri5", rtol=self.rtol, atol=self.atol, options={"step_t": clock[1:]}

@@ -22,17 +22,16 @@ class Passes:
 
     def __call__(self, wanted: Sequence[Pass], stage: Stage) -> dict[Pass, Prediction]:
         found: dict[Pass, Prediction] = {}
-        for name in dict.fromkeys(p.network for p in wanted):
-            group = [p for p in wanted if p.network == name]
-            network = self._networks[name]
-            labels = [_labels(p, network, stage) for p in group]
-            together = len(group) == 1 or all(label is not None for label in labels)
-            for some in [range(len(group))] if together else [[k] for k in range(len(group))]:
-                rows = [labels[k] for k in some]
-                joint = rows[0] if len(rows) == 1 else torch.cat([label for label in rows if label is not None])
-                answer = self._run(name, torch.cat([stage.x] * len(rows)) if len(rows) > 1 else stage.x, stage.t, joint)
-                for place, k in enumerate(some):
-                    found[group[k]] = answer if len(rows) == 1 else _part(answer, stage.x, place)
+        for name, network in self._networks.items():
+            labels = {p: _labels(p, network, stage) for p in wanted if p.network == name}
+            # A network that has no label for "no class" is asked for it in a call of its own.
+            apart = any(rows is None for rows in labels.values())
+            groups = [[p] for p in labels] if apart else [list(labels)]
+            for group in filter(None, groups):
+                rows = [rows for rows in map(labels.__getitem__, group) if rows is not None]
+                x = stage.x if len(group) == 1 else torch.cat([stage.x] * len(group))  # [K B, *D]
+                answer = self._run(name, x, stage.t, torch.cat(rows) if rows else None)
+                found |= {p: _part(answer, stage.x, place) for place, p in enumerate(group)}
         return found
 
     def _run(self, name: str, x: Tensor, t: Tensor, labels: Tensor | None) -> Prediction:
@@ -62,7 +61,9 @@ def _labels(which: Pass, network: Denoise, stage: Stage) -> Tensor | None:
 
 
 def _part(answer: Prediction, x: Tensor, place: int) -> Prediction:
-    """The prediction of one pass from a batch of several."""
+    """The prediction of one pass, at `place` in a batch of several."""
+    if len(answer.native) == len(x):
+        return answer
     rows = slice(place * len(x), (place + 1) * len(x))
     variance = None if answer.variance is None else answer.variance[rows]
     return replace(answer, native=answer.native[rows], x=x, variance=variance)

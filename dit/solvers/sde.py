@@ -94,7 +94,7 @@ def _unit(part: Tensor, other: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class SDEDPMSolverPP(Solver):
-    """SDE-DPM-Solver++ of order 1 or 2, multistep (Lu et al. 2022, section 6), with eta times the SDE's noise."""
+    """SDE-DPM-Solver++ of order 1 or 2, multistep (Lu et al. 2022), with eta times the SDE's noise."""
 
     order: int = 2
     eta: float = 1.0
@@ -136,8 +136,8 @@ Diffusion = Literal["sbdm", "constant", "sigma", "linear", "decreasing", "increa
 
 @dataclass(frozen=True)
 class EulerMaruyama(Solver):
-    """Euler-Maruyama on the reverse SDE dx = (velocity - w/2 score) dt + sqrt(w) dW (Ma et al. 2024, SiT, eq. 5 and
-    section 3.5), with any amount of noise w that leaves the marginals as they are.
+    """Euler-Maruyama on the reverse SDE dx = (velocity - w/2 score) dt + sqrt(w) dW (Ma et al. 2024, SiT),
+    with any amount of noise w that leaves the marginals as they are.
 
     Steps are made in the coordinates of the linear flow, x / (alpha + sigma) against s = sigma / (alpha + sigma), where
     w is a function of s, times `scale`: 2 s/(1 - s) for "sbdm", the forward process's own; 2 for "constant"; 2 s for
@@ -244,7 +244,7 @@ class Churn(Solver):
 
 @dataclass(frozen=True)
 class Langevin(Solver):
-    """Predictor and corrector (Song et al. 2021b, algorithms 3 to 5): a step of `predictor`, then Langevin steps at the
+    """Predictor and corrector (Song et al. 2021b): a step of `predictor`, then Langevin steps at the
     level it reached, of a size set by `snr` for each image. No correction at clean data.
     """
 

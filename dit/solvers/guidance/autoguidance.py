@@ -15,7 +15,7 @@ WEAK = Pass(network="weak")
 
 @dataclass(frozen=True)
 class Autoguidance(Linear):
-    """weak + scale (model - weak), both with the image's own class (Karras et al. 2024, eq. 4).
+    """weak + scale (model - weak), both with the image's own class (Karras et al. 2024).
 
     weak: a smaller or shorter-trained denoiser of the same path; its kind may differ. Needs no unconditional
     prediction. The rows of both networks are counted.

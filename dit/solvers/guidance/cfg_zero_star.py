@@ -16,7 +16,7 @@ from dit.solvers.guidance.scale import Scale, check_scale, scale_at, shown
 @dataclass(frozen=True)
 class CFGZeroStar(Guidance):
     """f uncond + scale (cond - f uncond) on velocities, f = <cond, uncond> / |uncond|^2 per image; no velocity at all
-    in the first `zero_steps` steps, which cost nothing (Fan et al. 2025, section 3).
+    in the first `zero_steps` steps, which cost nothing (Fan et al. 2025).
 
     The velocity is that of the linear flow, eps - x0, at the same sigma/alpha; on `LinearFlow` it is the path's own.
     """

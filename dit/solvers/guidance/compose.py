@@ -13,7 +13,7 @@ from dit.solvers.guidance.scale import check_scale
 
 @dataclass(frozen=True)
 class Compose(Linear):
-    """uncond + sum_k scale_k (class_k - uncond) (Liu et al. 2022, eq. 11), the same classes for every image.
+    """uncond + sum_k scale_k (class_k - uncond) (Liu et al. 2022), the same classes for every image.
 
     The score of a product of classes at data only; at noise it is a heuristic. The labels of the images are not used.
     """
