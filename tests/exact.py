@@ -116,7 +116,7 @@ def walk(solver, denoiser, x, grid, draw=None):
     """x at the end of a grid that need not start at noise or end at data."""
     state = solver.init(x, grid)
     for t, t_next in pairwise(grid):
-        x, state = solver.step(lambda x, t: denoiser(x, t), denoiser.path, x, t, t_next, state, draw)
+        x, state = solver.step(lambda x, t, *_: denoiser(x, t), denoiser.path, x, t, t_next, state, draw)
     return x
 
 

@@ -16,8 +16,7 @@ FORBIDDEN = {
     "dit": {"torch"},
     "dit.model": FRAMEWORK | {"dit.diffusion", "dit.solvers", "dit.training", "torchvision", "data"},
     "dit.diffusion": FRAMEWORK | {"dit.model", "dit.solvers", "dit.training", "torchvision", "einops", "data"},
-    "dit.solvers": FRAMEWORK
-    | {"dit.model", "dit.training", "torchvision", "einops", "data"},
+    "dit.solvers": FRAMEWORK | {"dit.model", "dit.training", "torchvision", "einops", "data"},
     "dit.evaluation": FRAMEWORK | {"dit.model", "dit.training", "data"},
     "dit.checkpoint": FRAMEWORK | {"dit.training", "torchvision", "data"},
     "dit.training": {"hydra", "omegaconf", "data", "dit.cli"},

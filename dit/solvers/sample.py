@@ -116,9 +116,16 @@ def sample(
         )
         before = evaluations
 
-        def predict(x: Tensor, t: Tensor, context: StepContext = context, before: int = before) -> Prediction:
+        def predict(
+            x: Tensor,
+            t: Tensor,
+            true_noise: Tensor | None = None,
+            context: StepContext = context,
+            before: int = before,
+        ) -> Prediction:
             nonlocal evaluations
-            stage = Stage(context, x, t, labels, first=evaluations == before)
+            noise_now = context.true_noise if true_noise is None else true_noise
+            stage = Stage(context, x, t, labels, evaluations == before, noise_now)
             predictions = passes(guidance.passes(stage), stage)
             evaluations += 1
             return guidance.combine(predictions, stage)

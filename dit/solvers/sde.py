@@ -238,7 +238,7 @@ class Churn(Solver):
             alpha = path.coefficients(t).like(x).alpha
             x = alpha * (x / here.like(x).alpha + self.inflation * math.sqrt(raised**2 - u**2) * fresh)
             state = state.renewed(1 - (u / raised) ** 2, fresh)
-        x, _ = self.solver.step(predict, path, x, t, t_next, state, noise)
+        x, _ = self.solver.step(lambda x, t, *_: predict(x, t, state.true_noise), path, x, t, t_next, state, noise)
         return x, state
 
 
@@ -283,7 +283,7 @@ class Langevin(Solver):
             return x, state
         sigma = there.like(x).sigma
         for _ in range(self.corrections):
-            eps, fresh = predict(x, t_next).eps, noise()
+            eps, fresh = predict(x, t_next, state.true_noise).eps, noise()
             sizes = [v.flatten(1).norm(dim=1).reshape(-1, *[1] * (x.ndim - 1)) for v in (fresh, eps)]
             # In units of sigma^2, [B, 1, ...]; at a half, a step is made of as much new noise as there is in x.
             size = (2 * (self.snr * sizes[0] / sizes[1]) ** 2).clamp(max=0.5)

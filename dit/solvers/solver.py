@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -14,8 +14,14 @@ from dit.diffusion.path import Coefficients, GaussianPath
 from dit.diffusion.prediction import Prediction
 from dit.solvers.guidance.rule import Denoise
 
-Predict = Callable[[Tensor, Tensor], Prediction]
-"""(x [B, *D], t scalar) -> Prediction: denoiser, labels and guidance are already bound."""
+
+class Predict(Protocol):
+    """Denoiser, labels and guidance in one: (x [B, *D], t scalar) -> Prediction.
+
+    true_noise: [B, *D], what is in x, where the solver has renewed it since the step began.
+    """
+
+    def __call__(self, x: Tensor, t: Tensor, true_noise: Tensor | None = None, /) -> Prediction: ...
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,7 @@ def local_errors(solver, h):
     for (t, x), (t_next, _) in pairwise(points):
         if isinstance(solver, UniPC) and len(starts) == 4:
             x = got  # noqa: F821
-        got, state = solver.step(lambda x, t: denoiser(x, t), denoiser.path, x, t, t_next, state, None)
+        got, state = solver.step(lambda x, t, *_: denoiser(x, t), denoiser.path, x, t, t_next, state, None)
         starts.append(state.memory[0].x if isinstance(solver, UniPC) else x)
     corrected = carried(denoiser, points[3][0], starts[3], points[4][0]) - starts[4]
     return float((got - carried(denoiser, points[4][0], starts[4], points[5][0])).norm()), float(corrected.norm())
@@ -146,7 +146,7 @@ def test_the_middle_of_a_stage_is_the_middle_of_its_clock():
             path = Mislaid(0.85, 12.0, power=2)
             object.__setattr__(path, "exact", False)
             object.__setattr__(path, "middle", (t + t_next) / 2)
-            y, _ = RK4("u").step(lambda x, t: denoiser(x, t), path, y, t, t_next, RK4("u").init(y, grid), None)
+            y, _ = RK4("u").step(lambda x, t, *_: denoiser(x, t), path, y, t, t_next, RK4("u").init(y, grid), None)
         errors.append(float((y - truth).norm()))
     assert slope(errors) == pytest.approx(2, abs=0.2)
 

@@ -21,6 +21,7 @@ from dit.solvers import (
     ImageNoise,
     Interval,
     Sampler,
+    Stage,
     UniPC,
     make_grid,
     sample,
@@ -70,10 +71,9 @@ def test_on_step_sees_every_step_and_its_context():
     for context, _ in seen:
         assert context.true_noise is noise
         c = FLOW.coefficients(context.t)
-        torch.testing.assert_close(
-            context.x, c.alpha * context.signal(context.x, context.t) + c.sigma * noise, rtol=0, atol=1e-12
-        )
-    assert torch.equal(seen[0][0].signal(noise, seen[0][0].t), torch.zeros_like(noise))
+        stage = Stage(context, context.x, context.t, None)
+        torch.testing.assert_close(context.x, c.alpha * stage.signal(noise) + c.sigma * noise, rtol=0, atol=1e-12)
+    assert torch.equal(Stage(seen[0][0], noise, seen[0][0].t, None).signal(noise), torch.zeros_like(noise))
 
 
 def test_the_specification_is_plain_json():
@@ -182,7 +182,7 @@ def test_image_to_image_starts_from_the_noised_picture(path):
     assert 4 > ends[0] > ends[1] > 0
     c = path.coefficients(seen[0].t)
     torch.testing.assert_close(seen[0].x, c.alpha * picture + c.sigma * noise)
-    torch.testing.assert_close(seen[0].signal(seen[0].x, seen[0].t), picture)
+    torch.testing.assert_close(Stage(seen[0], seen[0].x, seen[0].t, None).signal(noise), picture)
 
 
 def test_a_state_is_taken_as_it_is_and_its_noise_may_be_unknown():

@@ -46,11 +46,19 @@ def source(count, shape, seed=0):
     return ImageNoise(seed, range(count), shape, dtype=torch.float64)
 
 
-def trajectory(solver, denoiser, steps, count=1, shape=(4000,), grid=None):
+def trajectory(solver, denoiser, steps, shape=(4000,), guidance=None):
     """(true noise, x, t) after every step."""
-    noise, grid = source(count, shape), make_grid(denoiser.path, steps) if grid is None else grid
+    noise, grid = source(1, shape), make_grid(denoiser.path, steps)
     first, kept = noise.draw(), []
-    sample(denoiser, first, grid=grid, solver=solver, step_noise=noise.draw, on_step=lambda c, x: kept.append((c, x)))
+    sample(
+        denoiser,
+        first,
+        grid=grid,
+        solver=solver,
+        step_noise=noise.draw,
+        guidance=guidance,
+        on_step=lambda c, x: kept.append((c, x)),
+    )
     # A step's context holds the noise at its start: that of the step before is the one at its end.
     return [(after.true_noise, x, after.t) for (_, x), (after, _) in pairwise(kept)], first
 
@@ -83,6 +91,17 @@ def test_the_true_noise_has_unit_variance_and_is_what_x_contains(solver, name):
         assert stiff or spreads[1] < min(0.6 * spreads[0], 0.06)
     else:
         assert max(spreads) < 1e-10
+
+
+@pytest.mark.parametrize("name", ["DDIM 1", "SDE-DPM++ 1", "churn", "Langevin"])
+def test_true_noise_removal_knows_the_noise_of_each_stage(name):
+    """Where a step draws noise before it asks (churn, a corrector), a rule is told of it: y stays free of noise."""
+    path = PATHS["linear"]
+    points, _ = trajectory(STOCHASTIC[name], Gaussian(path, "v", mean=0.7, std=0.0), 20, guidance=TNR(CFG(1.0)))
+    for noise, x, t in points:
+        c = path.coefficients(t)
+        spread = float(((x - c.sigma * noise) / (c.alpha + c.sigma)).std())
+        assert spread < (0.02 if name == "Langevin" else 1e-10)
 
 
 def test_an_ode_leaves_the_true_noise_alone():
@@ -212,7 +231,7 @@ def test_churn_is_edm_s_algorithm():
         expected = y + (s1 - raised) * (d + (euler - denoiser(euler, grid[1]).x0) / s1) / 2
         solver = Churn(amount, 0.1, 3.0 if inside else 1.0, 1.01)
         state = solver.init(x, grid)
-        got, _ = solver.step(lambda x, t: denoiser(x, t), path, x, grid[0], grid[1], state, source(2, (3,)).draw)
+        got, _ = solver.step(lambda x, t, *_: denoiser(x, t), path, x, grid[0], grid[1], state, source(2, (3,)).draw)
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-10)
 
 
@@ -358,7 +377,7 @@ def test_what_others_do_to_x_between_two_steps_of_unipc_is_kept():
     def run(between):
         state, y = UniPC(2).init(x, t), x
         for k in range(3):
-            y, state = UniPC(2).step(lambda x, t: denoiser(x, t), path, y, t[k], t[k + 1], state, None)
+            y, state = UniPC(2).step(lambda x, t, *_: denoiser(x, t), path, y, t[k], t[k + 1], state, None)
             y = y + d if k == 1 and between else y
         return y
 

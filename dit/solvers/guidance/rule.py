@@ -71,28 +71,20 @@ class StepContext:
         """Log-SNR at the end of the step; +inf at clean data."""
         return float(self.path.log_snr(self.t_next))
 
-    def signal(self, x: Tensor, t: Tensor, noise: Tensor | None = None) -> Tensor:
-        """The signal accumulated in a stage's x, y in x = alpha y + sigma noise [B, *D]; 0 where alpha is 0.
-
-        noise: the true noise, unless another is given.
-        """
-        c = self.path.coefficients(t).like(x)
-        if float(c.alpha) == 0:
-            return torch.zeros_like(x)
-        known = self.true_noise if noise is None else noise
-        assert known is not None, "sample() refuses rules that need a noise nobody knows"
-        return (x - c.sigma * known) / c.alpha
-
 
 @dataclass(frozen=True)
 class Stage:
-    """One evaluation inside a step: x [B, *D] at t (scalar), labels [B] or None. first: of its step."""
+    """One evaluation inside a step: x [B, *D] at t (scalar), labels [B] or None. first: of its step.
+
+    true_noise: what is in this x, or None where nobody knows; that of the step, unless the solver has drawn since.
+    """
 
     step: StepContext
     x: Tensor
     t: Tensor
     labels: Tensor | None
     first: bool = True
+    true_noise: Tensor | None = None
 
     @property
     def log_snr(self) -> float:
@@ -102,6 +94,11 @@ class Stage:
     def coefficients(self) -> Coefficients:
         """At t, broadcasting over x."""
         return self.step.path.coefficients(self.t).like(self.x)
+
+    def signal(self, noise: Tensor) -> Tensor:
+        """The signal accumulated so far, y in x = alpha y + sigma noise [B, *D]; 0 where alpha is 0."""
+        c = self.coefficients
+        return torch.zeros_like(self.x) if float(c.alpha) == 0 else (self.x - c.sigma * noise) / c.alpha
 
 
 class Guidance(ABC):

@@ -81,7 +81,7 @@ class TNR(Wrapper):
             weights = {p: share + scale for p, scale in zip(self.inner.asked, self.inner.scales, strict=True)}
             base, total = predictions[self.inner.asked[0]], sum(weights.values())
             guided = base.with_native(sum_of(weights, predictions, base))
-        noise = step.true_noise if self.noise == "ledger" else step.initial_noise
+        noise = stage.true_noise if self.noise == "ledger" else step.initial_noise
         assert noise is not None, "sample() refuses rules that need a noise nobody knows"
-        known = guided.native_of(step.signal(stage.x, stage.t, noise), noise)  # [B, *D]
+        known = guided.native_of(stage.signal(noise), noise)  # [B, *D]
         return guided.with_native(s * guided.native + (1 - s * total) * known)
