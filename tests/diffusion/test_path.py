@@ -121,6 +121,10 @@ def test_zero_terminal_snr_moves_the_last_entry_and_keeps_the_first():
     # Before the last entry alpha/sigma is linear: half of it is left half-way.
     c = moved.coefficients(torch.tensor([0.999, 0.9995], dtype=torch.float64))
     assert float((c.alpha / c.sigma)[1]) == pytest.approx(float((c.alpha / c.sigma)[0]) / 2)
+    short = DiscreteVP([0.2, 0.3, 0.4], zero_terminal_snr=True).coefficients(
+        torch.linspace(0, 1, 31, dtype=torch.float64)
+    )
+    torch.testing.assert_close(short.alpha**2 + short.sigma**2, torch.ones(31, dtype=torch.float64), rtol=0, atol=1e-12)
     with pytest.raises(ValueError, match="zero_terminal_snr needs a table of at least three betas"):
         DiscreteVP([0.1, 0.2], zero_terminal_snr=True)
 

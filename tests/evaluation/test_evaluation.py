@@ -8,7 +8,15 @@ from rich.console import Console
 from torch import nn
 
 from dit.diffusion import LinearFlow
-from dit.evaluation import frechet_distance, protocol_line, score_images, score_sampler, table, train_classifier
+from dit.evaluation import (
+    frechet_distance,
+    precision_recall,
+    protocol_line,
+    score_images,
+    score_sampler,
+    table,
+    train_classifier,
+)
 from dit.solvers import Sampler, UniformGrid
 from tests.exact import Gaussian
 from tests.training.tiny import digits
@@ -35,6 +43,32 @@ def test_frechet_distance_is_the_closed_form_for_gaussians():
     assert distance == pytest.approx(4 * (20**2 + (spread[0] - spread[1]) ** 2), rel=0.02)
     same = bytes_of(100, 10)
     assert frechet_distance(Flat(), same, same) == pytest.approx(0, abs=1e-3)
+
+
+def test_precision_and_recall_of_known_sets():
+    """1 and 1 for the same pictures, 0 and 0 for pictures far apart, half of either where half is shared; and the
+    definition, picture by picture."""
+    near, far = bytes_of(60, 8, 200), bytes_of(200, 8, 200)
+    assert precision_recall(Flat(), near, near) == (1, 1)
+    assert precision_recall(Flat(), near, far) == (0, 0)
+    assert precision_recall(Flat(), torch.cat([near, far]), near) == (0.5, 1)
+    assert precision_recall(Flat(), near, torch.cat([near, far])) == (1, 0.5)
+
+    images, reference = bytes_of(100, 20, 40), bytes_of(110, 15, 30)
+
+    def covered(points, manifold):
+        inside = 0
+        for point in points.double().flatten(1):
+            others = manifold.double().flatten(1)
+            radii = [sorted(float((o - m).norm()) for m in others)[3] for o in others]  # the 3rd beside itself
+            inside += any(float((point - o).norm()) <= radius for o, radius in zip(others, radii, strict=True))
+        return inside / len(points)
+
+    expected = covered(images, reference), covered(reference, images)
+    assert precision_recall(Flat(), images, reference, batch_size=7) == pytest.approx(expected)
+    assert 0 < expected[0] < 1
+    with pytest.raises(ValueError, match="neighbours must be at least 1 and below both set sizes, got 30"):
+        precision_recall(Flat(), images, reference, neighbours=30)
 
 
 @pytest.fixture(scope="module")

@@ -564,6 +564,20 @@ def test_learned_variance_of_a_guided_step_is_the_conditional_one():
     torch.testing.assert_close(runs[0], runs[1], rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    "rule", [APG(1.5, 0.0, 1.0), Rescale(CFG(1.5)), CFGZeroStar(1.5, 0)], ids=lambda r: type(r).__name__
+)
+def test_norms_of_nothing_do_no_harm(rule):
+    """A class that is predicted as exactly 0, without contrast, beside one that is not."""
+    denoiser = Denoiser(lambda x, t, y: 0 * x + y[:, None].to(x.dtype), FLOW, "x0", null_label=1)
+    for label in (0, 1):
+        labels = torch.full((2,), label)
+        out = sample(denoiser, torch.ones(2, 3), labels, grid=make_grid(FLOW, 4), guidance=rule)
+        assert bool(out.x0.isfinite().all())
+    still = Denoiser(lambda x, t, y: x, FLOW, "x0", null_label=1)  # its velocity is 0 at pure noise
+    assert bool(sample(still, torch.ones(2, 3), labels, grid=make_grid(FLOW, 4), guidance=rule).x0.isfinite().all())
+
+
 # --- scales as functions of the noise level
 
 

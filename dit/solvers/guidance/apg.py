@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from dit.diffusion.prediction import Kind, Prediction, check_kind
@@ -55,8 +56,8 @@ class APG(Guidance):
         if self.momentum:
             direction = direction + self.momentum * self._before(stage, direction)
         if self.norm_threshold is not None:
-            direction = direction * (self.norm_threshold / _inner(direction, direction).sqrt()).clamp(max=1)
-        parallel = _inner(direction, cond) / _inner(cond, cond) * cond
+            direction = direction * (self.norm_threshold / _not_zero(_inner(direction, direction)).sqrt()).clamp(max=1)
+        parallel = _inner(direction, cond) / _not_zero(_inner(cond, cond)) * cond
         direction = direction + (self.eta - 1) * parallel
         return replace(predictions[COND], kind=kind, native=cond + (scale - 1) * direction)
 
@@ -68,6 +69,11 @@ class APG(Guidance):
             before, after = after, direction + self.momentum * after
             memory[id(self)] = before, after
         return before
+
+
+def _not_zero(square: Tensor) -> Tensor:
+    """Where a tensor is 0 there is nothing to limit and nothing to project on."""
+    return square.clamp(min=torch.finfo(square.dtype).tiny)
 
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from dit.diffusion.path import LinearFlow
@@ -44,7 +45,8 @@ class CFGZeroStar(Guidance):
         velocity = 0 * x
         if predictions:
             cond, uncond = (predictions[p].combine(-1, 1) for p in (COND, UNCOND))  # [B, *D]
-            fit = (cond * uncond).flatten(1).sum(1) / uncond.square().flatten(1).sum(1)  # [B]
+            size = uncond.square().flatten(1).sum(1).clamp(min=torch.finfo(x.dtype).tiny)  # [B]
+            fit = (cond * uncond).flatten(1).sum(1) / size  # [B]
             uncond = fit.reshape(-1, *[1] * (x.ndim - 1)) * uncond
             velocity = uncond + scale_at(self.scale, stage.log_snr) * (cond - uncond)
         return Prediction(velocity, "velocity", x, LinearFlow().coefficients(c.sigma / (c.alpha + c.sigma)))

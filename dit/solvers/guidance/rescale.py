@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import torch
+
 from dit.diffusion.prediction import Kind, Prediction, check_kind
 from dit.solvers.guidance.rule import COND, Pass, Stage, Wrapper
 
@@ -38,5 +40,6 @@ class Rescale(Wrapper):
         kind = guided.kind if self.space == "native" else self.space
         target, ours = predictions[COND].view(kind), guided.view(kind)  # [B, *D]
         stds = [view.flatten(1).std(1).reshape(-1, *[1] * (view.ndim - 1)) for view in (target, ours)]
-        factor = self.phi * stds[0] / stds[1] + 1 - self.phi
+        # A prediction without contrast stays as it is.
+        factor = torch.where(stds[1] > 0, self.phi * stds[0] / stds[1] + 1 - self.phi, 1.0)
         return replace(guided, kind=kind, native=factor * ours)
