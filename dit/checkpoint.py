@@ -69,14 +69,14 @@ def _label(given: int | str, names: list[str]) -> int:
     raise ValueError(f"classes must be labels 0 to {len(names) - 1} or names of {shown}; got {given!r}")
 
 
-def load(file: str | Path, weights: str = "ema", device: str | torch.device = "cpu") -> Loaded:
+def load(file: str | Path, weights: str = "ema", device: str | torch.device = "cpu", key: str = "checkpoint") -> Loaded:
     """Rebuild network and denoiser from a training checkpoint, in evaluation mode on `device`.
 
-    weights: "ema" (the first decay), "raw", or one of the decays, such as "0.999".
+    weights: "ema" (the first decay), "raw", or one of the decays, such as "0.999". key: the setting to blame.
 
     Raises ValueError, in one sentence, for a file that is missing, truncated, of another kind, or without `weights`.
     """
-    contents = read(file)
+    contents = read(file, key)
     passport, averages = contents["passport"], contents["ema"]["averages"]
     decays = list(averages)
     if weights == "raw":
@@ -96,7 +96,7 @@ def load(file: str | Path, weights: str = "ema", device: str | torch.device = "c
 
 def load_denoiser(file: str | Path, weights: str = "ema") -> Denoiser:
     """The denoiser of a checkpoint alone, for rules that guide with a second network; see `load`."""
-    return load(file, weights).denoiser
+    return load(file, weights, key="guidance.weak.file").denoiser
 
 
 def check_resume(file: str | Path, max_steps: int) -> None:

@@ -31,6 +31,10 @@ class Coefficients:
 
         return Coefficients(fit(self.alpha), fit(self.sigma), fit(self.d_alpha), fit(self.d_sigma))
 
+    def noise_ratio(self, start: Coefficients) -> float:
+        """sigma/alpha here, at one t, over that at `start`: 0 from pure noise, and at clean data."""
+        return float(self.sigma * start.alpha) / float(self.alpha * start.sigma)
+
 
 class GaussianPath(ABC):
     """A Gaussian probability path (Kingma et al. 2021, section 2; Lipman et al. 2023, section 4).

@@ -18,10 +18,11 @@ from dit.solvers import Denoise, Grid, Sampler
 
 @dataclass(frozen=True)
 class Score:
-    """One row of the table. A row of real pictures has no sampler: there the columns of sampling are None."""
+    """One row of the table. A row of real pictures has no sampler: there the columns of sampling are None. So is the
+    accuracy where guidance does not follow the labels."""
 
     name: str
-    accuracy: float
+    accuracy: float | None
     frechet: float
     images: int
     solver: str | None = None
@@ -55,22 +56,24 @@ def score_sampler(
     assert last is not None
     name = _rule(last.spec["guidance"])
     plain = score_images(name, torch.cat(images), torch.tensor(labels), reference, classifier)
+    accuracy = plain.accuracy if sampler.guidance.uses_labels else None
     return Score(
-        name, plain.accuracy, plain.frechet, plain.images, f"{last.spec['solver']['name']} {last.spec['steps']}",
+        name, accuracy, plain.frechet, plain.images, f"{last.spec['solver']['name']} {last.spec['steps']}",
         last.nfe.evaluations, last.nfe.rows, seconds, last.spec,
     )  # fmt: skip
 
 
 def _rule(spec: dict[str, Any]) -> str:
     """A nest of rules as TNR(CFG 1.5)."""
-    if "inner" in spec:
-        return f"{spec['name']}({_rule(spec['inner'])})"
-    scale = next(spec[name] for name in ("scale", "lam", "scales") if name in spec)
+    scale = next((spec[name] for name in ("scale", "lam", "scales") if name in spec), None)
     if isinstance(scale, dict):
         scale = f"{scale['name']} {scale['low']:g}-{scale['high']:g}"
-    shown = f"{scale:g}" if isinstance(scale, int | float) else str(scale)
-    channels = f" on {spec['channels']} channels" if spec.get("channels") is not None else ""
-    return f"{spec['name']} {shown}{channels}"
+    own = "" if scale is None else f" {scale:g}" if isinstance(scale, int | float) else f" {scale}"
+    more = "".join(
+        f", {name} {spec[name]}" for name in ("classes", "negative", "channels") if spec.get(name) is not None
+    )
+    inner = f"({_rule(spec['inner'])})" if "inner" in spec else ""
+    return f"{spec['name']}{own}{more}{inner}"
 
 
 def table(scores: Sequence[Score]) -> Table:
@@ -89,7 +92,8 @@ def table(scores: Sequence[Score]) -> Table:
         result.add_column(heading, justify="left" if heading == "guidance" else "right")
     for s in scores:
         sampled = (s.solver, s.evaluations, f"{s.rows:g}", f"{s.seconds:.1f}") if s.rows and s.seconds else ("-",) * 4
-        result.add_row(s.name, f"{s.images:,}", f"{s.accuracy:.3f}", f"{s.frechet:.2f}", *map(str, sampled))
+        accuracy = "-" if s.accuracy is None else f"{s.accuracy:.3f}"
+        result.add_row(s.name, f"{s.images:,}", accuracy, f"{s.frechet:.2f}", *map(str, sampled))
     return result
 
 

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from dit.solvers.grid import smallest_t
 from dit.solvers.guidance.rule import Denoise
 from dit.solvers.solver import Solver
 
@@ -49,8 +50,11 @@ class Dopri5(Solver):
     def step(self, predict, path, x, t, t_next, state, noise):
         target = t_next
         if float(path.coefficients(t_next).sigma) == 0:
-            target = path.t_from_log_snr(torch.tensor(-2 * math.log(self.u_min), dtype=torch.float64))
-        if float(target) < float(t):
+            target = torch.maximum(
+                path.t_from_log_snr(torch.tensor(-2 * math.log(self.u_min), dtype=torch.float64)), smallest_t(path)
+            )
+        # A grid may end where u_min is, but for rounding: such an interval is no interval.
+        if float(t) - float(target) > 1e-9:
             x = self._integrate(predict, path, x, t, target)
         if target is not t_next:
             x = predict(x, torch.minimum(t, target)).x0
@@ -63,17 +67,24 @@ class Dopri5(Solver):
             c = path.coefficients(at).like(x)
             return c.alpha + c.sigma if rectified else (c.alpha**2 + c.sigma**2).sqrt()
 
+        ends = torch.stack([torch.sigmoid(-end / 2) if rectified else end for end in map(path.log_snr, (t, target))])
+
         def slope(clock: Tensor, y: Tensor) -> Tensor:
-            clock = clock.cpu()
+            # torchdiffeq tries its first step before it knows where the interval ends.
+            clock = clock.cpu().clamp(ends.min(), ends.max())
             if rectified:
                 at = t if float(clock) >= 1 else path.t_from_log_snr(2 * ((1 - clock) / clock).log())
-                return predict(norm(at) * y, at).combine(-1, 1)  # [B, *D]
-            at = path.t_from_log_snr(clock)
-            a, b = torch.sigmoid(clock).sqrt(), torch.sigmoid(-clock).sqrt()
-            return predict(norm(at) * y, at).combine((a * b**2 / 2).to(y), (-(a**2) * b / 2).to(y))  # [B, *D]
+                a, b = torch.tensor(-1.0), torch.tensor(1.0)
+            else:
+                at = path.t_from_log_snr(clock)
+                signal, noise = torch.sigmoid(clock).sqrt(), torch.sigmoid(-clock).sqrt()
+                a, b = signal * noise**2 / 2, -(signal**2) * noise / 2
+            value = predict(norm(at) * y, at).combine(a.to(y), b.to(y))  # [B, *D]
+            if not bool(value.isfinite().all()):
+                raise FloatingPointError(f"sampling became non-finite near log-SNR {float(path.log_snr(at)):.2f}")
+            return value
 
-        ends = [path.log_snr(at) for at in (t, target)]
-        clock = torch.stack([torch.sigmoid(-end / 2) if rectified else end for end in ends]).to(x.device)
+        clock = ends.to(x.device)
         # step_t: without it the last step runs past the end, where there may be no noise level, and is interpolated.
         trajectory = _odeint()(
             slope, x / norm(t), clock, method="dopri5", rtol=self.rtol, atol=self.atol, options={"step_t": clock[1:]}

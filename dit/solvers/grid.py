@@ -34,8 +34,8 @@ class Grid(ABC):
 
         Raises ValueError for steps < 1, or where `path` cannot tell the levels apart.
         """
-        if steps < 1:
-            raise ValueError(f"steps must be at least 1, got {steps}")
+        if not isinstance(steps, int) or steps < 1:
+            raise ValueError(f"steps must be at least 1, and whole, got {steps}")
         if self.final == "zero":
             grid = torch.cat([self.levels(path, steps), torch.zeros(1, dtype=torch.float64)])
         else:
@@ -67,8 +67,8 @@ class TableGrid(Grid):
     """Entries of a table of T betas, by the names of diffusers (Lin et al. 2024, table 2).
 
     trailing: T, T - T/n, ...: the last entry first. leading: 0, T//n, 2 T//n, ... plus `offset`; never reaches the
-    last entry, so a path that ends there is started too clean. linspace: n entries from the first to the last, which
-    with n = 250 is DiT's respacing.
+    last entry, so a path that ends there is started too clean. linspace: n entries from the first to the last (the last
+    alone for n = 1), which with n = 250 is DiT's respacing.
     """
 
     spacing: Literal["trailing", "leading", "linspace"] = "trailing"
@@ -91,8 +91,20 @@ class TableGrid(Grid):
         elif self.spacing == "leading":
             index = numbers.flip(0) * (entries // count) + self.offset
         else:
-            index = (numbers * ((entries - 1) / max(count - 1, 1))).round().flip(0)
+            index = (
+                (numbers.flip(0) * ((entries - 1) / max(count - 1, 1))).round() if count > 1 else numbers + entries - 1
+            )
         return (index + 1) / entries
+
+    def levels_to_min(self, path: GaussianPath, steps: int) -> Tensor:
+        # These two begin counting at the first entry and so end there by themselves.
+        ends_there = self.spacing == "linspace" or (self.spacing == "leading" and self.offset == 0)
+        return self.levels(path, steps + 1) if ends_there else super().levels_to_min(path, steps)
+
+
+def smallest_t(path: GaussianPath) -> Tensor:
+    """The lowest level a network was trained at: a table's first entry, else clean data."""
+    return torch.tensor(1 / path.num_steps if isinstance(path, DiscreteVP) else 0.0, dtype=torch.float64)
 
 
 def _table(path: GaussianPath, what: str) -> DiscreteVP:
@@ -122,7 +134,7 @@ class ShiftedGrid(Grid):
 
 @dataclass(frozen=True)
 class LogSNRGrid(Grid):
-    """Equal steps of log-SNR from `first` (noisy, or where the path begins) to `last`, then clean data."""
+    """Equal steps of log-SNR from `first` to `last`, or as far as the path or its table go, then clean data."""
 
     first: float = -10.0
     last: float = 8.0
@@ -134,7 +146,8 @@ class LogSNRGrid(Grid):
 
     def levels(self, path: GaussianPath, count: int) -> Tensor:
         first = max(self.first, float(path.log_snr(torch.ones((), dtype=torch.float64))))
-        return path.t_from_log_snr(torch.linspace(first, self.last, count, dtype=torch.float64))
+        last = min(self.last, float(path.log_snr(smallest_t(path))))
+        return path.t_from_log_snr(torch.linspace(first, last, count, dtype=torch.float64))
 
     def levels_to_min(self, path: GaussianPath, steps: int) -> Tensor:
         return self.levels(path, steps + 1)
@@ -142,7 +155,8 @@ class LogSNRGrid(Grid):
 
 @dataclass(frozen=True)
 class KarrasGrid(Grid):
-    """Equal steps of (sigma/alpha)^(1/rho) from `u_max` to `u_min`, then clean data (Karras et al. 2022, eq. 5)."""
+    """Equal steps of (sigma/alpha)^(1/rho) from `u_max` to `u_min`, or as far as the path or its table go, then clean
+    data (Karras et al. 2022, eq. 5)."""
 
     rho: float = 7.0
     u_max: float = 80.0
@@ -156,7 +170,8 @@ class KarrasGrid(Grid):
 
     def levels(self, path: GaussianPath, count: int) -> Tensor:
         u_first = min(self.u_max, math.exp(-float(path.log_snr(torch.ones((), dtype=torch.float64))) / 2))
-        ends = u_first ** (1 / self.rho), self.u_min ** (1 / self.rho)
+        u_last = max(self.u_min, math.exp(-float(path.log_snr(smallest_t(path))) / 2))
+        ends = u_first ** (1 / self.rho), u_last ** (1 / self.rho)
         return path.t_from_log_snr(-2 * self.rho * torch.linspace(*ends, count, dtype=torch.float64).log())
 
     def levels_to_min(self, path: GaussianPath, steps: int) -> Tensor:
@@ -186,7 +201,11 @@ def make_grid(path: GaussianPath, steps: int, spacing: str = "uniform", **option
     """
     if spacing not in _GRIDS:
         raise ValueError(f"spacing must be one of {', '.join(_GRIDS)}, got {spacing!r}")
-    return _GRIDS[spacing](**options)(path, steps)
+    try:
+        grid = _GRIDS[spacing](**options)
+    except TypeError as error:
+        raise ValueError(f"grid {spacing} has no such option, got {', '.join(options)}") from error
+    return grid(path, steps)
 
 
 def check_grid(grid: Tensor) -> None:

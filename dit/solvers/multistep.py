@@ -122,6 +122,10 @@ class UniPC(Solver):
     order: int = 2
     evaluations = 1
 
+    @property
+    def convergence(self) -> int:
+        return self.order + 1
+
     def __post_init__(self) -> None:
         if self.order not in (1, 2, 3):
             raise ValueError(f"solver.order must be 1, 2 or 3, got {self.order}")

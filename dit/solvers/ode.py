@@ -34,7 +34,7 @@ class RungeKutta(Solver):
     clock="rectified": y = x / (alpha + sigma), s = sigma / (alpha + sigma), slope = eps - x0. Finite from pure noise
     (s = 1) to data (s = 0), whatever the path.
     clock="u": y = x / alpha, s = u = sigma / alpha, slope = eps (Karras et al. 2022, eq. 1 with sigma(t) = t). A step
-    from infinite u is made in the rectified frame.
+    from infinite u is made in the rectified frame; a large finite one wants a grid made for u, such as Karras'.
 
     The nodes are fractions of the clock, not of t: with the middle stage at the middle of t, RK4 is of order 2.
     A step that ends at clean data is an Euler step, as no network is trained to be asked there.

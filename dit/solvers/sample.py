@@ -41,6 +41,20 @@ class Samples:
     spec: dict[str, Any]
 
 
+class _Guided:
+    """What a solver asks during one step: the rule, the passes it needs, and how often it was asked."""
+
+    def __init__(self, rule: Guidance, passes: Passes, context: StepContext, labels: Tensor | None):
+        self._rule, self._passes, self._context, self._labels, self.calls = rule, passes, context, labels, 0
+
+    def __call__(self, x: Tensor, t: Tensor, true_noise: Tensor | None = None, /) -> Prediction:
+        noise = self._context.true_noise if true_noise is None else true_noise
+        stage = Stage(self._context, x, t, self._labels, self.calls == 0, noise)
+        predictions = self._passes(self._rule.passes(stage), stage)
+        self.calls += 1
+        return self._rule.combine(predictions, stage)
+
+
 @torch.no_grad()
 def sample(
     denoiser: Denoise,
@@ -71,8 +85,8 @@ def sample(
     image: the lower the grid begins, the more is kept); or from `state` [B, *D], x at t_0 itself, for which `noise` may
     be None if nobody knows what noise is in it.
 
-    Inpainting: where `mask` (broadcasting over x, 1 or True) holds, x is alpha known + sigma noise after each step,
-    with the noise the rest of the picture has, so the result is `known` there.
+    Inpainting: where `mask` (broadcasting over x, 1 or True) holds, x is alpha known + sigma noise before the first
+    step and after each, with the noise the rest of the picture has, so the result is `known` there.
 
     max_rows: at most so many rows in one network call. on_step(context, x) sees each step's result.
 
@@ -84,10 +98,16 @@ def sample(
         v if v is None else v.to(torch.promote_types(v.dtype, torch.float32)) for v in (noise, image, state, known)
     )
     path, grid = denoiser.path, _checked_grid(grid)
-    _check_start(denoiser, noise, labels, grid, init, image, state)
+    networks = {"model": denoiser, **guidance.networks}
+    _check_start(noise, init, image, state)
+    x = state if noise is None else noise
+    assert x is not None, "_check_start"
+    _check_labels(denoiser, labels, len(x))
+    for network in networks.values():
+        _check_kind(network, grid)
     _check_inpainting(noise, known, mask)
-    if max_rows is not None and max_rows < 1:
-        raise ValueError(f"max_rows must be at least 1 or null, got {max_rows}")
+    if max_rows is not None and (not isinstance(max_rows, int) or max_rows < 1):
+        raise ValueError(f"max_rows must be a whole number of at least 1 or null, got {max_rows}")
     guidance.check(denoiser, labels)
     solver.check(denoiser, grid)
     if guidance.needs_noise and noise is None:
@@ -99,51 +119,20 @@ def sample(
             f"solver {type(solver).__name__} draws noise in every step; give step_noise, such as ImageNoise(...).draw"
         )
 
-    passes, evaluations, memory = Passes({"model": denoiser, **guidance.networks}, max_rows), 0, {}
-    x = state
-    if x is None:
-        assert noise is not None
-        c = path.coefficients(grid[0]).like(noise)
-        x = c.sigma * noise if image is None else c.alpha * image + c.sigma * noise
-        if init == "mean" and float(c.alpha) > 0:
-            first = StepContext(0, len(grid) - 1, path, grid[0], grid[1], x, noise, noise)
-            x = c.alpha * passes([COND], Stage(first, x, grid[0], labels))[COND].x0 + x
-            evaluations += 1
-    carried = solver.init(noise, grid)
-    for index, (t, t_next) in enumerate(pairwise(grid)):
-        context = StepContext(
-            index, len(grid) - 1, path, t, t_next, x, carried.true_noise, noise, solver.order, solver.stochastic, memory
-        )
-        before = evaluations
+    memory: dict[int, Any] = {}
 
-        def predict(
-            x: Tensor,
-            t: Tensor,
-            true_noise: Tensor | None = None,
-            context: StepContext = context,
-            before: int = before,
-        ) -> Prediction:
-            nonlocal evaluations
-            noise_now = context.true_noise if true_noise is None else true_noise
-            stage = Stage(context, x, t, labels, evaluations == before, noise_now)
-            predictions = passes(guidance.passes(stage), stage)
-            evaluations += 1
-            return guidance.combine(predictions, stage)
+    def context_of(index: int, x: Tensor, true_noise: Tensor | None) -> StepContext:
+        ends = grid[index], grid[index + 1]
+        kind = solver.convergence, solver.stochastic
+        return StepContext(index, len(grid) - 1, path, *ends, x, true_noise, noise, *kind, memory)
 
-        x, carried = solver.step(predict, path, x, t, t_next, carried, step_noise or _no_noise)
-        if known is not None and mask is not None and carried.true_noise is not None:
-            c = path.coefficients(t_next).like(x)
-            x = torch.where(mask.bool(), c.alpha * known + c.sigma * carried.true_noise, x)
-        if not bool(x.isfinite().all()):
-            raise FloatingPointError(
-                f"sampling became non-finite in step {index + 1} of {context.steps}, "
-                f"from log-SNR {context.log_snr:.2f} to {context.log_snr_next:.2f}"
-            )
-        if on_step is not None:
-            on_step(context, x)
+    for index, t in enumerate(grid[:-1]):
+        # A scale that is no number at some level is found before the first call, not after an hour.
+        guidance.passes(Stage(context_of(index, x, noise), x, t, labels))
     spec = {
         "path": path.spec,
         "kind": getattr(denoiser, "kind", None),
+        "sigma_data": getattr(denoiser, "sigma_data", None),
         "solver": describe(solver),
         "guidance": describe(guidance),
         "start": "state" if state is not None else "image" if image is not None else init,
@@ -152,6 +141,33 @@ def sample(
         "grid": grid.tolist(),
         "log_snr": [None if v.isinf() else float(v) for v in path.log_snr(grid)],
     }
+
+    passes, evaluations = Passes(networks, max_rows), 0
+    if state is not None:
+        x = state
+    else:
+        assert noise is not None, "_check_start"
+        c = path.coefficients(grid[0]).like(noise)
+        x = c.sigma * noise if image is None else c.alpha * image + c.sigma * noise
+        if init == "mean" and float(c.alpha) > 0:
+            found = passes([COND], Stage(context_of(0, x, noise), x, grid[0], labels))
+            x = c.alpha * found[COND].x0 + x
+            evaluations += 1
+    x = _inpainted(x, path, grid[0], known, mask, noise)
+    carried = solver.init(noise, grid)
+    for index, (t, t_next) in enumerate(pairwise(grid)):
+        context = context_of(index, x, carried.true_noise)
+        predict = _Guided(guidance, passes, context, labels)
+        x, carried = solver.step(predict, path, x, t, t_next, carried, step_noise or _no_noise)
+        evaluations += predict.calls
+        x = _inpainted(x, path, t_next, known, mask, carried.true_noise)
+        if not bool(x.isfinite().all()):
+            raise FloatingPointError(
+                f"sampling became non-finite in step {index + 1} of {context.steps}, "
+                f"from log-SNR {context.log_snr:.2f} to {context.log_snr_next:.2f}"
+            )
+        if on_step is not None:
+            on_step(context, x)
     rows = {name: count / len(x) for name, count in passes.rows.items()}
     return Samples(x, NFE(evaluations, sum(rows.values()), rows), spec)
 
@@ -160,37 +176,48 @@ def _no_noise() -> Tensor:
     raise AssertionError("a solver that says it is not stochastic draws no noise")
 
 
+def _inpainted(
+    x: Tensor, path: GaussianPath, t: Tensor, known: Tensor | None, mask: Tensor | None, noise: Tensor | None
+) -> Tensor:
+    """x with what is known put where the mask holds, at the noise level of t and with the noise that is in x."""
+    if known is None or mask is None or noise is None:
+        return x
+    c = path.coefficients(t).like(x)
+    return torch.where(mask.bool(), c.alpha * known + c.sigma * noise, x)  # [B, *D]
+
+
 def _checked_grid(grid: Tensor) -> Tensor:
     check_grid(grid)
     return grid.detach().double().cpu()
 
 
-def _check_start(
-    denoiser: Denoise,
-    noise: Tensor | None,
-    labels: Tensor | None,
-    grid: Tensor,
-    init: str,
-    image: Tensor | None,
-    state: Tensor | None,
-) -> None:
+def _check_start(noise: Tensor | None, init: str, image: Tensor | None, state: Tensor | None) -> None:
     if init not in get_args(Init):
         raise ValueError(f"init must be noise or mean, got {init!r}")
     if (state is not None) + (image is not None) + (init == "mean") > 1:
         raise ValueError("only one of state, image and init=mean can say where to start")
     if noise is None and state is None:
         raise ValueError("noise is needed, [B, *D] of unit variance; only a start from a given state can do without")
-    shape = (state if noise is None else noise).shape  # type: ignore[union-attr]
     for name, tensor in {"state": state, "image": image}.items():
-        if tensor is not None and tensor.shape != shape:
-            raise ValueError(f"{name} must have the shape of noise, {tuple(shape)}, got {tuple(tensor.shape)}")
-    if labels is not None and labels.shape != shape[:1]:
-        raise ValueError(f"labels must have shape ({shape[0]},), one per image, got {tuple(labels.shape)}")
+        if noise is not None and tensor is not None and tensor.shape != noise.shape:
+            raise ValueError(f"{name} must have the shape of noise, {tuple(noise.shape)}, got {tuple(tensor.shape)}")
+
+
+def _check_labels(denoiser: Denoise, labels: Tensor | None, count: int) -> None:
+    if count == 0:
+        raise ValueError("noise must hold at least one image, got none")
+    if labels is None:
+        return
+    if not isinstance(labels, Tensor) or labels.is_floating_point():
+        raise ValueError("labels must be a tensor of whole numbers, one per image")
+    if labels.shape != (count,):
+        raise ValueError(f"labels must have shape ({count},), one per image, got {tuple(labels.shape)}")
     null = getattr(denoiser, "null_label", None)
-    if labels is not None and null is not None:
-        low, high = labels.min(), labels.max()
-        if int(low) < 0 or int(high) > null:
-            raise ValueError(f"labels must be in 0 ... {null}, got {int(low)} ... {int(high)}")
+    if null is not None and (int(labels.min()) < 0 or int(labels.max()) > null):
+        raise ValueError(f"labels must be in 0 ... {null}, got {int(labels.min())} ... {int(labels.max())}")
+
+
+def _check_kind(denoiser: Denoise, grid: Tensor) -> None:
     kind = getattr(denoiser, "kind", None)
     if kind in ("eps", "score") and float(denoiser.path.coefficients(grid[0]).alpha) == 0:
         raise ValueError(
@@ -222,16 +249,16 @@ def describe(thing: Any) -> Any:
 
     A network or a function is described by its name, all there is to say of it without its weights.
     """
-    if is_dataclass(thing) and isinstance(thing, Solver | Guidance | Grid | LinearScale):
-        return {"name": type(thing).__name__, **{f.name: describe(getattr(thing, f.name)) for f in fields(thing)}}
+    if isinstance(thing, Solver | Guidance | Grid | LinearScale):
+        known = fields(thing) if is_dataclass(thing) else ()
+        return {"name": type(thing).__name__, **{f.name: describe(getattr(thing, f.name)) for f in known}}
     if isinstance(thing, GaussianPath):
         return thing.spec
     if isinstance(thing, list | tuple):
         return [describe(each) for each in thing]
-    if callable(thing):
-        return getattr(thing, "__name__", type(thing).__name__)
-    assert thing is None or isinstance(thing, bool | int | float | str), f"{thing!r} cannot be written into a protocol"
-    return thing
+    if thing is None or isinstance(thing, bool | int | float | str):
+        return thing
+    return getattr(thing, "__name__", type(thing).__name__)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from dit.diffusion.path import Coefficients, GaussianPath
+from dit.diffusion.path import GaussianPath
 from dit.diffusion.prediction import Prediction
 from dit.solvers.guidance.rule import Denoise
 
@@ -47,14 +47,18 @@ class SolverState:
 class Solver(ABC):
     """One step of the reverse process, from t down to t_next.
 
-    order: the order the method is named by. evaluations: calls of `predict` in a step that neither starts at pure noise
-    nor ends at clean data. stochastic: whether it draws noise. couples_images: whether an image depends on the batch
-    it is in.
+    order: the order the method is named by, and `convergence` the order it has. evaluations: calls of `predict` in a
+    step that neither starts at pure noise nor ends at clean data. stochastic: whether it draws noise. couples_images:
+    whether an image depends on the batch it is in.
     """
 
     order: int
     evaluations: int
     couples_images: bool = False
+
+    @property
+    def convergence(self) -> int:
+        return self.order
 
     @property
     def stochastic(self) -> bool:
@@ -79,8 +83,3 @@ class Solver(ABC):
         noise: Callable[[], Tensor],
     ) -> tuple[Tensor, SolverState]:
         """x at t_next. `noise()` draws [B, *D] for solvers that inject any; an ODE solver never calls it."""
-
-
-def noise_ratio(here: Coefficients, there: Coefficients) -> float:
-    """sigma/alpha at the end of a step over that at its start: 0 from pure noise, and to clean data."""
-    return float(there.sigma * here.alpha) / float(there.alpha * here.sigma)

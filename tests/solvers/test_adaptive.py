@@ -5,8 +5,8 @@ import sys
 import pytest
 import torch
 
-from dit.diffusion import LinearFlow
-from dit.solvers import CFG, RK4, TNR, Dopri5, Sampler, make_grid, sample
+from dit.diffusion import LinearFlow, Prediction
+from dit.solvers import CFG, RK4, TNR, Dopri5, Langevin, Sampler, make_grid, sample
 from tests.exact import PATHS, Gaussian, Mixture, levels, walk
 
 
@@ -55,6 +55,36 @@ def test_an_image_depends_on_its_batch_and_the_sampler_says_so():
     with pytest.raises(ValueError, match=r"solver Dopri5 chooses its steps for a whole batch, .* got batch_size=128"):
         Sampler(solver=Dopri5())
     assert Sampler(solver=Dopri5(), batch_size=1).batch_size == 1
+
+
+def test_a_solver_around_it_does_not_hide_it():
+    with pytest.raises(ValueError, match="solver Langevin chooses its steps for a whole batch"):
+        Sampler(solver=Langevin(Dopri5()))
+
+
+@pytest.mark.parametrize("name", ["linear", "scaled_linear", "zero_terminal_snr"])
+@pytest.mark.parametrize("steps", [16, 25, 40])
+def test_a_grid_that_ends_where_the_last_stretch_begins(name, steps):
+    """EDM's grid and the last stretch share their smallest level, but for rounding; of a table, its first entry."""
+    asked, exact = [], Gaussian(PATHS[name], "v")
+
+    def denoiser(x, t, labels=None):
+        asked.append(float(t))
+        return exact(x, t, labels)
+
+    denoiser.path = exact.path
+    out = sample(denoiser, torch.randn(2, 3), grid=make_grid(exact.path, steps, "karras"), solver=Dopri5())
+    assert bool(out.x0.isfinite().all())
+    assert min(asked) >= 1 / 1000 - 1e-9
+
+
+def test_a_state_that_is_not_finite_stops_with_its_level():
+    def broken(x, t, labels=None):
+        return Prediction(x * float("nan"), "velocity", x, LinearFlow().coefficients(t))
+
+    broken.path = LinearFlow()
+    with pytest.raises(FloatingPointError, match="sampling became non-finite near log-SNR -inf"):
+        sample(broken, torch.ones(1, 2), grid=make_grid(broken.path, 1), solver=Dopri5())
 
 
 def test_mistakes_are_refused_before_the_first_call(monkeypatch):

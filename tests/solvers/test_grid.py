@@ -57,7 +57,7 @@ def test_grids_of_a_table_are_its_entries(name, spacing, steps):
     assert float(grid[-1]) == 0
     index = grid[:-1] * 1000 - 1
     torch.testing.assert_close(index, index.round(), rtol=0, atol=1e-9)
-    first = {"trailing": 999, "leading": 1000 // steps * (steps - 1), "linspace": 999 if steps > 1 else 0}[spacing]
+    first = {"trailing": 999, "leading": 1000 // steps * (steps - 1), "linspace": 999}[spacing]
     assert float(index[0]) == pytest.approx(first)
 
 
@@ -82,16 +82,23 @@ def test_a_grid_can_end_at_the_smallest_level_there_is():
     assert (len(karras), float(PATHS["edm"].coefficients(karras[-1]).sigma)) == (6, pytest.approx(0.01))
     with pytest.raises(ValueError, match=r"grid\.final=min needs a path made of a table of betas, got LinearFlow"):
         UniformGrid(final="min")(flow, 4)
-    with pytest.raises(ValueError, match="grid must fall strictly"):
-        TableGrid("leading", final="min")(PATHS["linear"], 10)  # already there
+    for spacing in ("leading", "linspace"):
+        grid = TableGrid(spacing, final="min")(PATHS["linear"], 10)
+        assert (len(grid), float(grid[-1]), bool((grid.diff() < 0).all())) == (11, 1 / 1000, True)
+    # A grid made of noise levels asks a table's network no further than the table goes.
+    for name in ("karras", "uniform_log_snr"):
+        assert float(make_grid(PATHS["scaled_linear"], 10, name)[-2]) == pytest.approx(1 / 1000)
     with pytest.raises(ValueError, match=r"grid\.final must be zero or min, got 'max'"):
         UniformGrid(final="max")
 
 
 def test_bad_grids_are_refused():
     path = LinearFlow()
-    with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
-        make_grid(path, 0)
+    for bad in (0, 2.5):
+        with pytest.raises(ValueError, match=f"steps must be at least 1, and whole, got {bad}"):
+            make_grid(path, bad)
+    with pytest.raises(ValueError, match="grid uniform has no such option, got rho"):
+        make_grid(path, 4, "uniform", rho=7)
     names = "uniform, shifted, uniform_log_snr, karras, trailing, leading, linspace"
     with pytest.raises(ValueError, match=rf"spacing must be one of {names}, got 'linear'"):
         make_grid(path, 5, "linear")

@@ -1,6 +1,7 @@
 """Guidance: off is absent, each rule is its paper's, and the kind of prediction does not matter where it should not."""
 
 import math
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -17,18 +18,24 @@ from dit.solvers import (
     Autoguidance,
     CFGPlusPlus,
     CFGZeroStar,
+    Churn,
     ClassifierGuidance,
     Compose,
     CosineScale,
+    Dopri5,
+    DPMSolver2,
     DPMSolverPP,
     DynamicThreshold,
     Euler,
+    EulerMaruyama,
     Heun,
     ImageNoise,
     Interval,
+    Langevin,
     LinearScale,
     Relative,
     Rescale,
+    SDEDPMSolverPP,
     UniPC,
     make_grid,
     sample,
@@ -473,7 +480,7 @@ def test_cfg_zero_star_fits_the_unconditional_velocity_and_starts_silent():
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
     seen = []
     out = mixed(CFGZeroStar(2.0, 2), FLOW, "velocity", Euler(), on_step=lambda c, x: seen.append(x))
-    assert torch.equal(seen[0], MIX_NOISE)
+    torch.testing.assert_close(seen[0], MIX_NOISE, rtol=0, atol=1e-15)
     torch.testing.assert_close(seen[1], MIX_NOISE, rtol=0, atol=1e-15)
     assert not torch.allclose(seen[2], MIX_NOISE)
     assert (out.nfe.evaluations, out.nfe.rows) == (6, 8)
@@ -538,7 +545,7 @@ def test_only_the_first_channels_are_guided_for_published_numbers():
         assert torch.equal(seen["out"].native[:, 3], cond[:, 3])
         assert bool((seen["out"].variance == 1).all())
         assert out.nfe.rows == 2
-    with pytest.raises(ValueError, match=r"guidance\.channels must be at least 1 or null, got 0"):
+    with pytest.raises(ValueError, match=r"guidance\.channels must be a whole number of at least 1 or null, got 0"):
         CFG(2.0, channels=0)
 
 
@@ -692,13 +699,12 @@ def test_gauge_tnr_gives_the_same_picture_on_every_path(solver):
     """S is a function of sigma/alpha, so data, rule and noise levels give one answer in every coordinate system."""
     at = torch.linspace(-5, 7, 10, dtype=torch.float64)
     results = []
-    for name, path in PATHS.items():
+    for path in PATHS.values():
         grid = torch.cat([path.t_from_log_snr(at), torch.zeros(1, dtype=torch.float64)])
         denoiser = Gaussian(path, "v", means=MEANS, null_label=3)
         x = path.coefficients(grid[0]).sigma * NOISE
         out = sample(denoiser, NOISE, LABELS, grid=grid, solver=solver, guidance=TNR(CFG(1.5)), state=x)
         results.append(out.x0)
-        assert name
     for other in results[1:]:
         torch.testing.assert_close(other, results[0], rtol=0, atol=1e-8)
 
@@ -718,7 +724,13 @@ def test_tnr_knows_the_noise_now_or_the_noise_at_the_start():
 def test_tnr_takes_its_strength_where_asked():
     """auto is the end of the step for Euler, else each stage; also for a stochastic solver of order 1."""
     path = PATHS["linear"]
-    for solver, same in ((Euler(), "end"), (Heun(), "stage"), (DDIM(1.0), "stage"), (DDIM(0.0), "end")):
+    for solver, same in (
+        (Euler(), "end"),
+        (Heun(), "stage"),
+        (DDIM(1.0), "stage"),
+        (DDIM(0.0), "end"),
+        (UniPC(1), "stage"),
+    ):
         ends = {}
         for at in ("auto", "end", "stage"):
             draws = ImageNoise(3, range(6), (2,), dtype=torch.float64)
@@ -727,7 +739,74 @@ def test_tnr_takes_its_strength_where_asked():
         assert not torch.equal(ends["end"], ends["stage"])
 
 
+SAMPLERS = {
+    "Euler": Euler(), "Heun": Heun(), "RK4": RK4(), "DPM-Solver-2": DPMSolver2(), "2S": DPMSolverPP(2, multistep=False),
+    "2M": DPMSolverPP(2), "3M": DPMSolverPP(3), "UniPC-3": UniPC(3), "DDIM": DDIM(1.0), "DDPM": Ancestral("learned"),
+    "SDE": SDEDPMSolverPP(2), "EM": EulerMaruyama(), "churn": Churn(), "Langevin": Langevin(UniPC(2), snr=0.05),
+    "dopri5": Dopri5(),
+}  # fmt: skip
+
+
 # --- nests, cost and mistakes
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [("edm", "x0"), ("edm", "edm"), ("x0", "edm"), ("eps", "edm")])
+def test_networks_of_different_kinds_and_data_scales_mix(ours, theirs):
+    """What a weak network says is brought into the model's own kind, with the model's own sigma_data."""
+    path = PATHS["edm"]
+
+    def seen_as(exact, kind, sigma_data):
+        def denoiser(x, t, labels=None):
+            p = exact(x, t, labels)
+            parts = replace(p, sigma_data=sigma_data).parts(kind)
+            return replace(p, native=p.combine(*parts), kind=kind, sigma_data=sigma_data)
+
+        denoiser.path, denoiser.null_label = path, 3
+        return denoiser
+
+    weak = Gaussian(path, "x0", std=1.0)
+    runs = [
+        sample(
+            seen_as(Mixture(path, "x0"), a, 0.5), MIX_NOISE, MIX_LABELS, grid=make_grid(path, 6), solver=Heun(),
+            guidance=Autoguidance(seen_as(weak, b, 1.0), 2.0),
+        ).x0 for a, b in ((ours, theirs), ("x0", "x0"))
+    ]  # fmt: skip
+    torch.testing.assert_close(*runs, rtol=0, atol=1e-9)
+
+
+def test_rescale_rescales_whatever_is_not_the_conditional_prediction():
+    """Around rules that ask for one pass and change it; not around one that returns it."""
+    for inner in (TNR(CFG(1.0)), ClassifierGuidance(CFG(1.0), waves, 3.0), DynamicThreshold(CFG(1.0), 0.5, 0.3)):
+        assert not torch.allclose(mixed(Rescale(inner, 1.0)).x0, mixed(inner).x0, atol=1e-3)
+    assert torch.equal(mixed(Rescale(CFG(1.0), 1.0)).x0, mixed(None).x0)
+
+
+@pytest.mark.parametrize("space", ["x0", "native"])
+def test_rescale_of_cfg_zero_star_does_not_depend_on_coordinates(space):
+    """x0 is the same on every path; the network's own v is, where paths preserve variance."""
+    at = torch.linspace(-5, 7, 10, dtype=torch.float64)
+    results = []
+    for name in ("linear", "vp", "trigonometric") if space == "native" else PATHS:
+        path = PATHS[name]
+        grid = torch.cat([path.t_from_log_snr(at), torch.zeros(1, dtype=torch.float64)])
+        x = path.coefficients(grid[0]).sigma * MIX_NOISE
+        rule = Rescale(CFGZeroStar(2.0), 0.7, space)
+        out = sample(Mixture(path, "v"), MIX_NOISE, MIX_LABELS, grid=grid, guidance=rule, state=x)
+        results.append(out.x0)
+    for other in results[1:]:
+        torch.testing.assert_close(other, results[0], rtol=0, atol=2e-3 if space == "native" else 1e-8)
+
+
+def test_cfg_zero_star_never_silences_the_step_to_clean_data():
+    for solver, steps in ((Euler(), 1), (Dopri5(), 1), (Euler(), 2)):
+        out = mixed(CFGZeroStar(2.0, zero_steps=9), FLOW, "v", solver, steps)
+        assert out.nfe.rows > 0
+        assert float((out.x0 - MIX_NOISE).abs().max()) > 0.1
+
+
+@pytest.mark.parametrize("rule", [APG(2.0, space="eps"), Rescale(CFG(2.0), space="score")], ids=["apg", "rescale"])
+def test_spaces_that_say_nothing_at_pure_noise_leave_it_alone(rule):
+    assert bool(mixed(rule, FLOW, "velocity").x0.isfinite().all())
 
 
 def test_rules_nest_and_cost_what_they_ask_for():
@@ -754,22 +833,50 @@ def test_a_nest_finds_the_weak_network():
     assert out.spec["guidance"]["inner"]["weak"] == "Gaussian"
 
 
-@pytest.mark.parametrize("solver", [Euler(), Heun(), RK4(), DPMSolverPP(2), DPMSolverPP(3), UniPC(3)], ids=str)
-@pytest.mark.parametrize("rule", [CFG(2.0), CFGPlusPlus(0.6), TNR(CFG(2.0)), APG(2.0), Rescale(CFG(2.0))], ids=str)
+RULES = {
+    "CFG": CFG(2.0), "a function": CFG(LinearScale(1.0, 3.0)), "CFG++": CFGPlusPlus(0.6), "APG": APG(2.0),
+    "Rescale": Rescale(CFG(2.0)), "threshold": DynamicThreshold(CFG(2.0)), "CFG-Zero*": CFGZeroStar(2.0),
+    "Rescale of CFG-Zero*": Rescale(CFGZeroStar(2.0), space="native"), "Compose": Compose((0, 1), (1.0, 1.0)),
+    "classifier": ClassifierGuidance(CFG(2.0), waves), "TNR": TNR(CFG(2.0)), "Relative": Relative(),
+    "TNR of CFG-Zero*": TNR(CFGZeroStar(2.0)), "Interval": Interval(TNR(APG(2.0)), (-3.0, 3.0)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("solver", SAMPLERS.values(), ids=SAMPLERS)
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 def test_every_rule_runs_in_every_solver(solver, rule):
+    """Twelve steps from pure noise or nearly, of a network with a learned variance: finite, and of a sane size."""
     for path in (FLOW, PATHS["scaled_linear"]):
-        assert bool(mixed(rule, path, solver=solver, steps=12).x0.isfinite().all())
+        exact = Mixture(path, "v")
+
+        def denoiser(x, t, labels=None, exact=exact):
+            prediction = exact(x, t, labels)
+            return replace(prediction, variance=torch.zeros_like(x))
+
+        denoiser.path, denoiser.null_label, denoiser.learned_variance = path, 3, True
+        draw = ImageNoise(0, range(6), (2,), dtype=torch.float64).draw
+        out = sample(
+            denoiser, draw(), MIX_LABELS, grid=make_grid(path, 12), solver=solver, guidance=rule, step_noise=draw
+        )
+        assert float(out.x0.abs().max()) < 60
 
 
 def test_with_scale_changes_the_scale_alone():
     weak = Gaussian(FLOW)
-    for rule in (
-        CFG(2.0, negative=1), CFGPlusPlus(0.6), APG(2.0, 0.1), CFGZeroStar(2.0, 3), Autoguidance(weak, 2.0),
-        Rescale(CFG(2.0), 0.3), TNR(CFG(2.0), 0.5), Relative((1.0, 0.0)), ClassifierGuidance(CFG(1.0), weak, 2.0),
-    ):  # fmt: skip
+    for rule, changed in {
+        CFG(2.0, negative=1, channels=2): "scale", CFGPlusPlus(0.6, "consistent"): "lam", APG(2.0, 0.1, 3.0): "scale",
+        CFGZeroStar(2.0, 3): "scale", Rescale(CFG(2.0), 0.3): "inner", TNR(CFG(2.0), 0.5): "inner",
+        Relative((1.0, 0.0)): "scales", ClassifierGuidance(CFG(1.0), waves, 2.0): "scale",
+        Compose((0, 2), (1.0, 1.0)): "scales", Interval(CFG(2.0), (0, 1)): "inner",
+    }.items():  # fmt: skip
         other = rule.with_scale(5.0)
         assert type(other) is type(rule)
-        assert other != rule
+        different = [f.name for f in fields(rule) if getattr(rule, f.name) != getattr(other, f.name)]
+        assert different == [changed]
+    auto = Autoguidance(weak, 2.0).with_scale(5.0)
+    assert (auto.weak, auto.scale) == (weak, 5.0)
+    with pytest.raises(ValueError, match=r"guidance\.scales=\[1, -1\] sum to 0"):
+        Compose((0, 1), (1, -1)).with_scale(2.0)
 
 
 def test_mistakes_are_refused_before_the_first_call():
@@ -782,7 +889,7 @@ def test_mistakes_are_refused_before_the_first_call():
         lambda: CFG(float("nan")): r"guidance\.scale must be a finite number or a function of the log-SNR, got nan",
         lambda: CFG("2"): r"guidance\.scale must be a finite number .* got '2'",
         lambda: LinearScale(1.0, math.inf): r"guidance\.scale\.high must be a finite number",
-        lambda: CFGPlusPlus(lambda v: 1.0): r"guidance\.lam must be a number",
+        lambda: CFGPlusPlus(lambda v: 1.0): r"guidance\.lam must be a finite number",
         lambda: CFGPlusPlus(0.5, "x"): r"guidance\.mode must be per_step or consistent, got 'x'",
         lambda: Compose((1, 1), (1.0, 2.0)): r"guidance\.classes and guidance\.scales must be two lists of one length",
         lambda: Compose((1,), (math.nan,)): r"guidance\.scales must be a finite number",
@@ -795,6 +902,14 @@ def test_mistakes_are_refused_before_the_first_call():
         lambda: APG(2.0, space="z"): r"guidance\.space must be one of",
         lambda: CFGZeroStar(2.0, -1): r"guidance\.zero_steps must be at least 0, got -1",
         lambda: Relative((1.0,), ("own", None)): r"guidance\.scales and guidance\.labels must be two lists",
+        lambda: TNR(CFG(), kappa="abc"): r"guidance\.kappa must be a finite number, got 'abc'",
+        lambda: TNR(CFG(), kappa=math.nan): r"guidance\.kappa must be a finite number, got nan",
+        lambda: APG(2.0, eta=math.nan): r"guidance\.eta must be a finite number, got nan",
+        lambda: APG(2.0, momentum="abc"): r"guidance\.momentum must be a finite number, got 'abc'",
+        lambda: CFG(2.0, channels=1.5): r"guidance\.channels must be a whole number of at least 1 or null, got 1\.5",
+        lambda: Interval(CFG(2.0), (1,)): r"guidance\.log_snr must be \(low, high\) with low < high, got \(1,\)",
+        lambda: ClassifierGuidance(CFG(), waves, LinearScale(1, 2)): r"guidance\.scale must be a finite number, got",
+        lambda: Autoguidance(waves): r"guidance\.weak must be a second denoiser",
         lambda: TNR(CFG(), noise="now"): r"guidance\.noise must be ledger or initial, got 'now'",
         lambda: TNR(CFG(), compat="x"): r"guidance\.compat must be nonbary_old, nonbary_head or null, got 'x'",
         lambda: TNR(CFG(), compat="nonbary_old"): r"guidance\.compat=nonbary_old needs Relative inside, got CFG",
@@ -802,8 +917,24 @@ def test_mistakes_are_refused_before_the_first_call():
         with pytest.raises(ValueError, match=text):
             make()
     for denoiser, rule, labels, text in [
-        (never, CFG(2.0, negative=3), MIX_LABELS, r"guidance\.negative=3 must be a class of the model, 0 \.\.\. 2"),
-        (never, Compose((5,), (1.0,)), None, r"guidance\.classes=5 must be a class of the model, 0 \.\.\. 2"),
+        (never, CFG(2.0, negative=3), MIX_LABELS, r"guidance\.negative=3 must be a label of the model, 0 \.\.\. 2"),
+        (never, CFG(2.0, negative="cat"), MIX_LABELS, r"guidance\.negative=cat must be a label of the model"),
+        (never, CFG(2.0, negative=1.5), MIX_LABELS, r"guidance\.negative=1\.5 must be a label of the model"),
+        (
+            never,
+            CFG(lambda v: math.nan if v >= 0 else 2.0),
+            MIX_LABELS,
+            r"guidance\.scale must be finite at every noise",
+        ),
+        (never, Autoguidance(Gaussian(FLOW, "eps")), MIX_LABELS, "a network that predicts eps cannot start at t=1"),
+        (
+            never,
+            Autoguidance(Gaussian(FLOW, null_label=1)),
+            MIX_LABELS,
+            "must have the model's 3 classes",
+        ),
+        (never, Relative((1.0, 0.0), ("own", "foo")), MIX_LABELS, r"guidance\.labels=foo must be a label of the model"),
+        (never, Compose((5,), (1.0,)), None, r"guidance\.classes=5 must be a label of the model, 0 \.\.\. 2"),
         (
             bare,
             Compose((1,), (2.0,)),
@@ -819,7 +950,7 @@ def test_mistakes_are_refused_before_the_first_call():
             MIX_LABELS,
             r"guidance\.labels with a null needs a model trained with",
         ),
-        (never, Relative((1.0, 0.0), ("own", 7)), MIX_LABELS, r"guidance\.labels=7 must be a class of the model"),
+        (never, Relative((1.0, 0.0), ("own", 7)), MIX_LABELS, r"guidance\.labels=7 must be a label of the model"),
         (never, CFG(LinearScale(1, 2)), None, r"guidance\.scale=LinearScale needs class labels"),
         (never, ClassifierGuidance(CFG(), bare), None, r"guidance\.classifier needs class labels to lead to"),
         (never, Autoguidance(Gaussian(PATHS["vp"])), MIX_LABELS, r"guidance\.weak must share the model's path"),

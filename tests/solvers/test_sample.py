@@ -21,6 +21,7 @@ from dit.solvers import (
     ImageNoise,
     Interval,
     Sampler,
+    Solver,
     Stage,
     UniPC,
     make_grid,
@@ -222,15 +223,19 @@ def test_the_mean_start_is_one_evaluation_of_the_unguided_picture():
 
 
 @pytest.mark.parametrize("std", [1.0, 3.0])
-def test_the_mean_start_has_its_fixed_point(std):
-    """Repeated, the signal becomes m + (s^2/U) e: the mean is exact. Once, most of what was missing is back."""
-    path = PATHS["vp_scaled"]
-    t = torch.ones((), dtype=torch.float64)
-    c, noise = path.coefficients(t), torch.randn(4, 2, dtype=torch.float64)
-    denoiser, u = Gaussian(path, "x0", mean=0.7, std=std), float(c.sigma / c.alpha)
-    y = torch.zeros_like(noise)
-    for _ in range(200):
-        y = denoiser(c.alpha * y + c.sigma * noise, t).x0
+def test_the_mean_start_leads_to_its_fixed_point(std):
+    """Repeated, the signal becomes m + (s^2/U) e, and the mean is exact; its first round is init="mean"."""
+    path, noise = PATHS["vp_scaled"], torch.randn(4, 2, dtype=torch.float64)
+    grid, seen = make_grid(path, 1), []
+    c = path.coefficients(grid[0])
+    denoiser, y = Gaussian(path, "eps", mean=0.7, std=std), torch.zeros_like(noise)
+    sample(denoiser, noise, grid=grid, init="mean", on_step=lambda context, x: seen.append(context.x))
+    for k in range(200):
+        # One Euler step to clean data is the predicted picture.
+        y = sample(denoiser, noise, grid=grid, state=c.alpha * y + c.sigma * noise).x0
+        if k == 0:
+            torch.testing.assert_close(seen[0], c.alpha * y + c.sigma * noise)
+    u = float(c.sigma / c.alpha)
     torch.testing.assert_close(y, 0.7 + std**2 / u * noise, rtol=0, atol=1e-6)
 
 
@@ -296,7 +301,11 @@ def test_what_does_not_fit_together_is_refused():
         ({"known": noise}, "inpainting needs both known and mask"),
         ({"known": noise, "mask": torch.zeros(5, 7, 3)}, r"mask broadcast to it, got \(2, 3\) and \(5, 7, 3\)"),
         ({"known": noise, "mask": torch.zeros(4)}, r"mask broadcast to it, got \(2, 3\) and \(4,\)"),
-        ({"max_rows": 0}, "max_rows must be at least 1 or null, got 0"),
+        ({"labels": torch.zeros(2)}, "labels must be a tensor of whole numbers, one per image"),
+        ({"labels": [0, 1]}, "labels must be a tensor of whole numbers, one per image"),
+        ({"noise": torch.zeros(0, 3)}, "noise must hold at least one image, got none"),
+        ({"max_rows": "abc"}, "max_rows must be a whole number of at least 1 or null, got abc"),
+        ({"max_rows": 0}, "max_rows must be a whole number of at least 1 or null, got 0"),
     ]:
         with pytest.raises(ValueError, match=text):
             sample(denoiser, **{"noise": noise, "grid": grid, **arguments})
@@ -322,6 +331,33 @@ def test_rows_are_run_in_pieces_when_asked(max_rows):
     assert max(sizes) == min(max_rows, 8)
     assert torch.equal(pieces.x0, whole.x0)
     assert (pieces.nfe, sum(sizes)) == (whole.nfe, 3 * 8)
+
+
+def test_inpainting_begins_with_what_is_known():
+    """Also from the middle of a path, where x holds signal before the first call."""
+    path, seen = PATHS["linear"], []
+    known, noise = torch.full((1, 2), 3.0, dtype=torch.float64), torch.randn(1, 2, dtype=torch.float64)
+    grid = make_grid(path, 4)[2:]
+    sample(
+        Gaussian(path, "v"), noise, grid=grid, known=known, mask=torch.tensor([[1, 0]]),
+        on_step=lambda c, x: seen.append(c.x),
+    )  # fmt: skip
+    c = path.coefficients(grid[0])
+    torch.testing.assert_close(seen[0], c.sigma * noise + c.alpha * known * torch.tensor([[1, 0]]))
+
+
+def test_a_rule_and_a_solver_of_somebody_else_are_described_by_name():
+    class Mine(CFG):
+        pass
+
+    class Bare(Solver):
+        order, evaluations = 1, 1
+
+        def step(self, predict, path, x, t, t_next, state, noise):
+            return Euler().step(predict, path, x, t, t_next, state, noise)
+
+    out = sample(Gaussian(FLOW), torch.zeros(1, 2), grid=make_grid(FLOW, 2), solver=Bare(), guidance=Mine(1.0))
+    assert (out.spec["solver"], out.spec["guidance"]["name"]) == ({"name": "Bare"}, "Mine")
 
 
 def test_half_precision_is_raised():

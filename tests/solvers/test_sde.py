@@ -345,6 +345,18 @@ def test_pure_noise_and_clean_data_are_exact(solver):
     assert bool(kept[0].isfinite().all())
 
 
+@pytest.mark.parametrize("name", ["sigmoid", "cosine"])
+@pytest.mark.parametrize("form", ["sbdm", "sigma"])
+def test_a_table_that_ends_near_pure_noise_does_not_blow_up(name, form):
+    """The first step divides sigma/alpha by hundreds: the form asks for thousands of times the noise there is."""
+    for steps in (10, 25, 100):
+        noise = source(50, (40,))
+        denoiser = Gaussian(PATHS[name], "v")
+        grid = make_grid(denoiser.path, steps)
+        out = sample(denoiser, noise.draw(), grid=grid, solver=EulerMaruyama(form), step_noise=noise.draw)
+        assert 0.25 < float(out.x0.std()) < 0.6
+
+
 def test_bad_settings_are_refused():
     flow = LinearFlow()
     with pytest.raises(ValueError, match="solver DDIM draws noise in every step; give step_noise"):
@@ -361,7 +373,7 @@ def test_bad_settings_are_refused():
         lambda: SDEDPMSolverPP(2, -1.0): r"solver\.eta must be at least 0 and finite, got -1\.0",
         lambda: EulerMaruyama("x"): r"solver\.diffusion must be one of sbdm, constant, .*, got 'x'",
         lambda: EulerMaruyama("sigma", 0): r"solver\.scale must be positive, got 0",
-        lambda: Churn(-1.0): r"solver\.amount must be at least 0, got -1\.0",
+        lambda: Churn(-1.0): r"solver\.amount must be at least 0 and finite, got -1\.0",
         lambda: Churn(solver=UniPC(2)): r"solver\.solver must be Euler, Heun, Midpoint or RK4, got UniPC",
         lambda: Langevin(snr=0): r"solver needs corrections of at least 1 and snr > 0, got 1 and 0",
     }.items():

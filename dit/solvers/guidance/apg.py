@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from dit.diffusion.prediction import Kind, Prediction, check_kind
-from dit.solvers.guidance.rule import COND, UNCOND, Denoise, Guidance, Pass, Stage, check_classes
-from dit.solvers.guidance.scale import Scale, check_scale, scale_at, shown
+from dit.solvers.guidance.rule import COND, UNCOND, Denoise, Guidance, Pass, Stage, check_classes, says_nothing
+from dit.solvers.guidance.scale import Scale, check_number, check_scale, scale_at, shown
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class APG(Guidance):
 
     def __post_init__(self) -> None:
         check_scale(self.scale)
+        check_number(self.eta, "guidance.eta")
+        check_number(self.momentum, "guidance.momentum")
         if self.norm_threshold is not None and not self.norm_threshold > 0:
             raise ValueError(f"guidance.norm_threshold must be positive or null, got {self.norm_threshold}")
         if self.space != "native":
@@ -51,6 +53,8 @@ class APG(Guidance):
         if scale == 1:
             return predictions[COND]
         kind = predictions[COND].kind if self.space == "native" else self.space
+        if says_nothing(kind, stage):
+            return predictions[COND]
         cond, uncond = (predictions[p].view(kind) for p in (COND, UNCOND))
         direction = cond - uncond  # [B, *D]
         if self.momentum:

@@ -26,7 +26,7 @@ class Autoguidance(Linear):
 
     def __post_init__(self) -> None:
         check_scale(self.scale)
-        if not callable(self.weak):
+        if not (callable(self.weak) and hasattr(self.weak, "path")):
             raise ValueError(f"guidance.weak must be a second denoiser, got {self.weak!r}")
 
     @property
@@ -34,6 +34,9 @@ class Autoguidance(Linear):
         return {WEAK.network: self.weak}
 
     def check(self, denoiser: Denoise, labels: Tensor | None) -> None:
+        classes = [getattr(network, "null_label", None) for network in (denoiser, self.weak)]
+        if None not in classes and classes[0] != classes[1]:
+            raise ValueError(f"guidance.weak must have the model's {classes[0]} classes, it has {classes[1]}")
         ours, theirs = denoiser.path, self.weak.path
         if ours is not theirs and ours.spec != theirs.spec:
             raise ValueError(f"guidance.weak must share the model's path {ours.spec}, it has {theirs.spec}")

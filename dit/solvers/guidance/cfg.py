@@ -30,8 +30,8 @@ class CFG(Linear):
 
     def __post_init__(self) -> None:
         check_scale(self.scale)
-        if self.channels is not None and self.channels < 1:
-            raise ValueError(f"guidance.channels must be at least 1 or null, got {self.channels}")
+        if self.channels is not None and (not isinstance(self.channels, int) or self.channels < 1):
+            raise ValueError(f"guidance.channels must be a whole number of at least 1 or null, got {self.channels}")
 
     def check(self, denoiser: Denoise, labels: Tensor | None) -> None:
         if not callable(self.scale) and self.scale == 1:

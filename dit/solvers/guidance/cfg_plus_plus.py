@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 from dit.solvers.guidance.rule import COND, UNCOND, Denoise, Linear, Pass, Stage, check_classes
-from dit.solvers.guidance.scale import check_scale
+from dit.solvers.guidance.scale import check_number
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class CFGPlusPlus(Linear):
 
     In a step that multiplies sigma/alpha by r, going to the picture uncond + lam (cond - uncond) and renoising it with
     the unconditional eps is an Euler step of CFG at the scale lam / (1 - r). That scale, fixed for the step, is used
-    at all stages, which makes the rule work in every solver.
+    at all stages, which makes the rule work in every solver; the paper's renoising itself it is for Euler alone.
 
     mode: "per_step" is the paper's: the scale grows with the number of steps, so that lam is no strength by itself and
     there is no limit of many steps; a report must name steps and grid. "consistent" lets lam shrink with the step
@@ -28,9 +28,7 @@ class CFGPlusPlus(Linear):
     mode: Literal["per_step", "consistent"] = "per_step"
 
     def __post_init__(self) -> None:
-        check_scale(self.lam, "guidance.lam")
-        if callable(self.lam):
-            raise ValueError("guidance.lam must be a number")
+        check_number(self.lam, "guidance.lam")
         if self.mode not in ("per_step", "consistent"):
             raise ValueError(f"guidance.mode must be per_step or consistent, got {self.mode!r}")
 
@@ -41,8 +39,8 @@ class CFGPlusPlus(Linear):
         return replace(self, lam=scale)
 
     def weights(self, stage: Stage) -> dict[Pass, float]:
-        step, scale = stage.step, self.lam
+        scale = self.lam
         if self.mode == "per_step":
-            here, there = (step.path.coefficients(t) for t in (step.t, step.t_next))
-            scale /= 1 - float(there.sigma * here.alpha) / float(there.alpha * here.sigma)
+            here, there = (stage.step.path.coefficients(t) for t in (stage.step.t, stage.step.t_next))
+            scale /= 1 - there.noise_ratio(here)
         return {COND: scale, UNCOND: 1 - scale}

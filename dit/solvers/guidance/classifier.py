@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dit.diffusion.prediction import Prediction
 from dit.solvers.guidance.rule import Denoise, Guidance, Pass, Stage, Wrapper
-from dit.solvers.guidance.scale import check_scale
+from dit.solvers.guidance.scale import check_number
 
 Classifier = Callable[[Tensor, Tensor], Tensor]
 """(x_t [B, *D], time [B] as the network is told it) -> logits [B, K]; trained on noisy x_t."""
@@ -28,7 +28,7 @@ class ClassifierGuidance(Wrapper):
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        check_scale(self.scale)
+        check_number(self.scale, "guidance.scale")
         if not callable(self.classifier):
             raise ValueError(f"guidance.classifier must be a callable (x, time) -> logits, got {self.classifier!r}")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from dit.solvers.guidance.rule import UNCOND, Denoise, Linear, Pass, Stage, check_label
-from dit.solvers.guidance.scale import check_scale
+from dit.solvers.guidance.scale import check_number
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,11 @@ class Compose(Linear):
                 f"got {list(self.classes)} and {list(self.scales)}"
             )
         for scale in self.scales:
-            check_scale(scale, "guidance.scales")
+            check_number(scale, "guidance.scales")
+
+    @property
+    def uses_labels(self) -> bool:
+        return False
 
     def check(self, denoiser: Denoise, labels: Tensor | None) -> None:
         if getattr(denoiser, "null_label", None) is None:
@@ -38,6 +42,8 @@ class Compose(Linear):
 
     def with_scale(self, scale: float) -> Compose:
         """The scales sum to `scale`, in their old proportions."""
+        if sum(self.scales) == 0:
+            raise ValueError(f"guidance.scales={list(self.scales)} sum to 0 and cannot be made to sum to {scale}")
         return replace(self, scales=tuple(scale * s / sum(self.scales) for s in self.scales))
 
     def weights(self, stage: Stage) -> dict[Pass, float]:

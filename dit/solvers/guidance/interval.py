@@ -18,9 +18,8 @@ class Interval(Wrapper):
     log_snr: tuple[float, float]
 
     def __post_init__(self) -> None:
-        low, high = self.log_snr
-        if not low < high:
-            raise ValueError(f"guidance.log_snr must be (low, high) with low < high, got ({low}, {high})")
+        if len(self.log_snr) != 2 or not self.log_snr[0] < self.log_snr[1]:
+            raise ValueError(f"guidance.log_snr must be (low, high) with low < high, got {tuple(self.log_snr)}")
 
     def _inside(self, stage: Stage) -> bool:
         low, high = self.log_snr

@@ -9,7 +9,7 @@ from typing import Literal
 from torch import Tensor
 
 from dit.solvers.guidance.rule import Denoise, Linear, Pass, Stage, check_label
-from dit.solvers.guidance.scale import check_scale
+from dit.solvers.guidance.scale import check_number
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Relative(Linear):
                 f"got {list(self.scales)} and {list(self.labels)}"
             )
         for scale in self.scales:
-            check_scale(scale, "guidance.scales")
+            check_number(scale, "guidance.scales")
 
     @property
     def asked(self) -> tuple[Pass, ...]:
@@ -42,7 +42,7 @@ class Relative(Linear):
         if None in self.labels and getattr(denoiser, "null_label", None) is None:
             raise ValueError("guidance.labels with a null needs a model trained with class_dropout above 0")
         for label in self.labels:
-            if isinstance(label, int):
+            if label is not None and label != "own":
                 check_label("guidance.labels", label, denoiser)
 
     def with_scale(self, scale: float) -> Relative:

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 
 from dit.diffusion.prediction import Kind, Prediction, check_kind
-from dit.solvers.guidance.rule import COND, Pass, Stage, Wrapper
+from dit.solvers.guidance.rule import COND, Pass, Stage, Wrapper, says_nothing
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,16 @@ class Rescale(Wrapper):
 
     def passes(self, stage: Stage) -> tuple[Pass, ...]:
         wanted = self.inner.passes(stage)
-        return wanted if self.phi == 0 or COND in wanted else (COND, *wanted)
+        return wanted if self.phi == 0 or not wanted or COND in wanted else (COND, *wanted)
 
     def combine(self, predictions: Mapping[Pass, Prediction], stage: Stage) -> Prediction:
-        guided = self.inner.combine(predictions, stage)
-        if self.phi == 0 or self.inner.passes(stage) == (COND,):
+        guided, cond = self.inner.combine(predictions, stage), predictions.get(COND)
+        if self.phi == 0 or cond is None or guided is cond:
             return guided
-        kind = guided.kind if self.space == "native" else self.space
-        target, ours = predictions[COND].view(kind), guided.view(kind)  # [B, *D]
+        kind = cond.kind if self.space == "native" else self.space
+        if says_nothing(kind, stage):
+            return guided
+        target, ours = cond.view(kind), guided.view(kind)  # [B, *D]
         stds = [view.flatten(1).std(1).reshape(-1, *[1] * (view.ndim - 1)) for view in (target, ours)]
         # A prediction without contrast stays as it is.
         factor = torch.where(stds[1] > 0, self.phi * stds[0] / stds[1] + 1 - self.phi, 1.0)

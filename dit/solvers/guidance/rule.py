@@ -114,6 +114,11 @@ class Guidance(ABC):
         """Networks beside the sampled one, by the name passes ask for them."""
         return {}
 
+    @property
+    def uses_labels(self) -> bool:
+        """Whether a picture is of its own label; else scores by class say nothing."""
+        return True
+
     @abstractmethod
     def check(self, denoiser: Denoise, labels: Tensor | None) -> None:
         """ValueError, before the first network call, where this denoiser or these labels cannot be guided so."""
@@ -154,7 +159,9 @@ def sum_of(weights: Mapping[Pass, float], predictions: Mapping[Pass, Prediction]
     """The weighted sum [B, *D] of predictions in base's kind."""
     total = torch.zeros_like(base.native)
     for which, weight in weights.items():
-        total = total + weight * predictions[which].view(base.kind)
+        each = predictions[which]
+        same = (each.kind, each.sigma_data) == (base.kind, base.sigma_data)
+        total = total + weight * (each.native if same else each.combine(*base.parts(base.kind)))
     return total
 
 
@@ -169,6 +176,10 @@ class Wrapper(Guidance):
         return self.inner.needs_noise
 
     @property
+    def uses_labels(self) -> bool:
+        return self.inner.uses_labels
+
+    @property
     def networks(self) -> Mapping[str, Denoise]:
         return self.inner.networks
 
@@ -180,6 +191,11 @@ class Wrapper(Guidance):
 
     def passes(self, stage: Stage) -> tuple[Pass, ...]:
         return self.inner.passes(stage)
+
+
+def says_nothing(kind: str, stage: Stage) -> bool:
+    """Whether a prediction of this kind is the same for every network: eps and score where alpha is 0."""
+    return kind in ("eps", "score") and float(stage.coefficients.alpha) == 0
 
 
 def check_classes(rule: str, denoiser: Denoise, labels: Tensor | None, needs_null: bool = True) -> None:
@@ -196,5 +212,6 @@ def check_classes(rule: str, denoiser: Denoise, labels: Tensor | None, needs_nul
 def check_label(name: str, label: int, denoiser: Denoise) -> None:
     """ValueError unless `label` is a class of the model, as far as it tells how many it has."""
     null = getattr(denoiser, "null_label", None)
-    if label < 0 or (null is not None and label >= null):
-        raise ValueError(f"{name}={label} must be a class of the model, 0 ... {'' if null is None else null - 1}")
+    whole = isinstance(label, int) and not isinstance(label, bool)
+    if not whole or label < 0 or (null is not None and label >= null):
+        raise ValueError(f"{name}={label} must be a label of the model, 0 ... {'' if null is None else null - 1}")

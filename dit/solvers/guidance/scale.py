@@ -27,8 +27,8 @@ class LinearScale:
     path: GaussianPath = field(default_factory=LinearFlow)
 
     def __post_init__(self) -> None:
-        check_scale(self.low, "guidance.scale.low")
-        check_scale(self.high, "guidance.scale.high")
+        check_number(self.low, "guidance.scale.low")
+        check_number(self.high, "guidance.scale.high")
 
     def _time(self, log_snr: float) -> float:
         return float(self.path.t_from_log_snr(torch.tensor(log_snr, dtype=torch.float64)))
@@ -45,10 +45,19 @@ class CosineScale(LinearScale):
         return (1 - math.cos(math.pi * super()._time(log_snr))) / 2
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def check_number(value: float, name: str) -> None:
+    """ValueError unless `value` is a finite number."""
+    if not _is_number(value):
+        raise ValueError(f"{name} must be a finite number, got {value!r}")
+
+
 def check_scale(scale: Scale, name: str = "guidance.scale") -> None:
     """ValueError unless `scale` is a finite number or a callable."""
-    number = isinstance(scale, int | float) and not isinstance(scale, bool) and math.isfinite(scale)
-    if not (number or callable(scale)):
+    if not (_is_number(scale) or callable(scale)):
         raise ValueError(f"{name} must be a finite number or a function of the log-SNR, got {scale!r}")
 
 

@@ -10,6 +10,7 @@ from dit.diffusion.path import Coefficients
 from dit.diffusion.prediction import Prediction
 from dit.solvers.guidance.relative import Relative
 from dit.solvers.guidance.rule import Pass, Stage, Wrapper, sum_of
+from dit.solvers.guidance.scale import check_number
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class TNR(Wrapper):
             raise ValueError(f"guidance.at must be auto, end or stage, got {self.at!r}")
         if self.noise not in ("ledger", "initial"):
             raise ValueError(f"guidance.noise must be ledger or initial, got {self.noise!r}")
+        for name in ("kappa", "p", "u_min"):
+            check_number(getattr(self, name), f"guidance.{name}")
         if not (self.p > 0 and self.u_min >= 0):
             raise ValueError(f"guidance needs p > 0 and u_min >= 0, got p={self.p} and u_min={self.u_min}")
         if self.compat not in (None, "nonbary_old", "nonbary_head"):
