@@ -37,9 +37,11 @@ test-all: $(STAMP) lint  ## the slow tests as well
 
 test-parity: $(STAMP)  ## agreement with k-diffusion, in an environment of its own
 	@$(PYTHON) -m venv $(PARITY)
-	@$(PARITY)/bin/python -m pip install --quiet --constraint constraints.txt --editable . pytest hypothesis torchvision \
-		'setuptools<81' scikit-image accelerate clean-fid clip-anytorch dctorch jsonmerge kornia torchsde
-	@$(PARITY)/bin/python -m pip install --quiet --no-deps k-diffusion   # its own list of requirements does not resolve
+	@$(PARITY)/bin/python -m pip install --quiet --constraint constraints.txt --editable . pytest hypothesis torchvision
+	@# k-diffusion's own list of requirements does not resolve; this is what importing it takes.
+	@$(PARITY)/bin/python -m pip install --quiet 'numpy<2' 'setuptools<81' 'scikit-image>=0.25' 'scipy>=1.13' accelerate \
+		clean-fid clip-anytorch dctorch jsonmerge kornia torchsde
+	@$(PARITY)/bin/python -m pip install --quiet --no-deps k-diffusion
 	$(PARITY)/bin/python -m pytest -m parity tests/solvers/test_parity_k_diffusion.py
 
 lint: $(STAMP)  ## ruff, pyright, import contract
