@@ -40,7 +40,7 @@ test-parity: $(STAMP)  ## agreement with k-diffusion, in an environment of its o
 	@$(PARITY)/bin/python -m pip install --quiet --constraint constraints.txt --editable . pytest hypothesis torchvision
 	@# k-diffusion's own list of requirements does not resolve; this is what importing it takes.
 	@$(PARITY)/bin/python -m pip install --quiet 'numpy<2' 'setuptools<81' 'scikit-image>=0.25' 'scipy>=1.13' accelerate \
-		clean-fid clip-anytorch dctorch jsonmerge kornia torchsde
+		clean-fid clip-anytorch dctorch jsonmerge kornia torchdiffeq torchsde
 	@$(PARITY)/bin/python -m pip install --quiet --no-deps k-diffusion
 	$(PARITY)/bin/python -m pytest -m parity tests/solvers/test_parity_k_diffusion.py
 
