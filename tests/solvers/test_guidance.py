@@ -419,6 +419,8 @@ def test_rescale_brings_the_spread_back_in_its_space():
 def test_rescale_asks_for_the_conditional_prediction_it_needs():
     assert mixed(Rescale(CFG(0.0))).nfe.rows == 22
     assert mixed(Rescale(CFG(1.0))).nfe.rows == 11
+    # A silent step stays silent: six steps, two of them for nothing.
+    assert mixed(Rescale(CFGZeroStar(2.0, 2)), FLOW, "v", Euler()).nfe.rows == 8
     assert mixed(Rescale(CFG(2.0))).nfe.rows == 22
 
 
