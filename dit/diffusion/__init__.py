@@ -4,16 +4,16 @@ from dit.diffusion.denoiser import Denoiser, Network
 from dit.diffusion.loss import MSE
 from dit.diffusion.path import (
     Coefficients,
-    DiscreteVP,
     GaussianPath,
     LinearFlow,
     Shifted,
     Trigonometric,
     VarianceExploding,
     VPContinuous,
-    path_from_spec,
 )
 from dit.diffusion.prediction import KINDS, Kind, Prediction
+from dit.diffusion.spec import path_from_spec
+from dit.diffusion.table import DiscreteVP
 from dit.diffusion.times import LogitNormal, TimeDistribution, Uniform
 
 __all__ = [

@@ -12,7 +12,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from dit.diffusion.path import DiscreteVP, GaussianPath
+from dit.diffusion.path import GaussianPath
+from dit.diffusion.table import DiscreteVP
 
 
 @dataclass(frozen=True)
