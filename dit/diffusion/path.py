@@ -11,6 +11,11 @@ import torch
 from torch import Tensor
 
 
+def per_image(values: Tensor, x: Tensor) -> Tensor:
+    """values [B], one per image, shaped to broadcast over x [B, *D]."""
+    return values.reshape(-1, *[1] * (x.ndim - 1))
+
+
 @dataclass(frozen=True)
 class Coefficients:
     """alpha, sigma and their time derivatives at some t, each of t's shape."""
@@ -26,7 +31,7 @@ class Coefficients:
         def fit(c: Tensor) -> Tensor:
             # 0-dim numbers stay where they are: PyTorch reads them from the CPU without a copy to the device.
             c = c.to(x.dtype) if c.ndim == 0 else c.to(x.dtype).to(x.device)
-            return c.reshape(c.shape + (1,) * (x.ndim - c.ndim)) if c.ndim else c
+            return per_image(c, x) if c.ndim else c
 
         return Coefficients(fit(self.alpha), fit(self.sigma), fit(self.d_alpha), fit(self.d_sigma))
 

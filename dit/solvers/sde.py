@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from dit.diffusion.path import per_image
 from dit.solvers.guidance.rule import Denoise
 from dit.solvers.ode import Euler, Heun, RungeKutta
 from dit.solvers.solver import Solver
@@ -293,7 +294,7 @@ class Langevin(Solver):
         sigma = there.like(x).sigma
         for _ in range(self.corrections):
             eps, fresh = predict(x, t_next, state.true_noise).eps, noise()
-            sizes = [v.flatten(1).norm(dim=1).reshape(-1, *[1] * (x.ndim - 1)) for v in (fresh, eps)]
+            sizes = [per_image(v.flatten(1).norm(dim=1), x) for v in (fresh, eps)]
             # In units of sigma^2, [B, 1, ...]; at a half, a step is made of as much new noise as there is in x.
             size = (2 * (self.snr * sizes[0] / sizes[1]) ** 2).clamp(max=0.5)
             x = x - size * sigma * eps + (2 * size).sqrt() * sigma * fresh

@@ -17,7 +17,7 @@ from dit.evaluation import (
     table,
     train_classifier,
 )
-from dit.solvers import Sampler, UniformGrid
+from dit.solvers import CFG, TNR, CFGPlusPlus, Compose, LinearScale, Sampler, UniformGrid
 from tests.exact import Gaussian
 from tests.training.tiny import digits
 
@@ -89,6 +89,31 @@ def test_the_classifier_knows_digits_and_is_trained_once(real, tmp_path):
     assert first.accuracy(held_out[0], (held_out[1] + 1) % 10) < 0.05
     other = train_classifier((train[0][:700], train[1][:700]), held_out, 10, tmp_path, steps=20)
     assert other.digest != first.digest
+
+
+@pytest.mark.parametrize(
+    ("rule", "name"),
+    [
+        (CFG(1.5, channels=1), "CFG 1.5, channels 1"),
+        (CFG(2, negative=3), "CFG 2, negative 3"),
+        (TNR(CFG(LinearScale(1, 2))), "TNR(CFG LinearScale 1-2)"),
+        (CFGPlusPlus(0.5), "CFGPlusPlus 0.5"),
+        (Compose((0, 1), (1.0, 2.0)), "Compose [1.0, 2.0], classes [0, 1]"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_row_is_named_by_its_rule_and_has_an_accuracy_only_if_labels_count(real, tmp_path, rule, name):
+    train, held_out = real
+    classifier = train_classifier(train, held_out, 10, tmp_path, steps=2)
+    denoiser = Gaussian(LinearFlow(), means=(0.0,) * 11, null_label=10)
+    sampler = Sampler(steps=2, guidance=rule)
+    decode = digits().codec.decode
+    scored = score_sampler(denoiser, sampler, [0, 1, 2] * 20, (1, 8, 8), decode, held_out[0], classifier)
+    assert scored.name == name
+    assert (scored.accuracy is None) == isinstance(rule, Compose)
+    console = Console(width=150, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(table([scored]))
+    assert name in console.export_text()
 
 
 def test_a_score_carries_its_protocol(real, tmp_path):

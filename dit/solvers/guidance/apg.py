@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from dit.diffusion.path import per_image
 from dit.diffusion.prediction import Kind, Prediction, check_kind
 from dit.solvers.guidance.rule import COND, UNCOND, Denoise, Guidance, Pass, Stage, check_classes, says_nothing
 from dit.solvers.guidance.scale import Scale, check_number, check_scale, scale_at, shown
@@ -82,4 +83,4 @@ def _not_zero(square: Tensor) -> Tensor:
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:
     """<a, b> of each image, broadcasting over it."""
-    return (a * b).flatten(1).sum(1).reshape(-1, *[1] * (a.ndim - 1))
+    return per_image((a * b).flatten(1).sum(1), a)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from dit.diffusion.path import per_image
 from dit.diffusion.prediction import Prediction
 from dit.solvers.guidance.rule import COND, UNCOND, Denoise, Guidance, Pass, Stage, check_classes
 from dit.solvers.guidance.scale import Scale, check_scale, scale_at, shown
@@ -50,7 +51,7 @@ class CFGZeroStar(Guidance):
             cond, uncond = (predictions[p].combine(-1, 1) for p in (COND, UNCOND))  # [B, *D]
             size = uncond.square().flatten(1).sum(1).clamp(min=torch.finfo(x.dtype).tiny)  # [B]
             fit = (cond * uncond).flatten(1).sum(1) / size  # [B]
-            uncond = fit.reshape(-1, *[1] * (x.ndim - 1)) * uncond
+            uncond = per_image(fit, x) * uncond
             velocity = uncond + scale_at(self.scale, stage.log_snr) * (cond - uncond)
             variance = predictions[COND].variance
         # x = alpha x0 + sigma eps and velocity = eps - x0, seen as v, which is finite wherever the path is.

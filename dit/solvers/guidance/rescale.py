@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 
+from dit.diffusion.path import per_image
 from dit.diffusion.prediction import Kind, Prediction, check_kind
 from dit.solvers.guidance.rule import COND, Pass, Stage, Wrapper, says_nothing
 
@@ -41,7 +42,7 @@ class Rescale(Wrapper):
         if says_nothing(kind, stage):
             return guided
         target, ours = cond.view(kind), guided.view(kind)  # [B, *D]
-        stds = [view.flatten(1).std(1).reshape(-1, *[1] * (view.ndim - 1)) for view in (target, ours)]
+        stds = [per_image(view.flatten(1).std(1), view) for view in (target, ours)]
         # A prediction without contrast stays as it is.
         factor = torch.where(stds[1] > 0, self.phi * stds[0] / stds[1] + 1 - self.phi, 1.0)
         return replace(guided, kind=kind, native=factor * ours)

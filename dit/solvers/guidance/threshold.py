@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from dit.diffusion.path import per_image
 from dit.diffusion.prediction import Prediction
 from dit.solvers.guidance.rule import Pass, Stage, Wrapper
 
@@ -32,5 +33,5 @@ class DynamicThreshold(Wrapper):
         size = torch.quantile(x0.flatten(1).abs(), self.quantile, dim=1).clamp(min=self.limit)  # [B]
         if bool((size == self.limit).all()) and bool((x0.abs() <= self.limit).all()):
             return guided
-        size = size.reshape(-1, *[1] * (x0.ndim - 1))
+        size = per_image(size, x0)
         return replace(guided, kind="x0", native=x0.clamp(-size, size) * (self.limit / size))
