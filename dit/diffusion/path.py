@@ -79,9 +79,13 @@ class GaussianPath(ABC):
 
 @dataclass(frozen=True)
 class LinearFlow(GaussianPath):
-    """Rectified flow: alpha = 1 - t, sigma = t (Liu et al. 2023; Lipman et al. 2023, eq. 20)."""
+    """Rectified flow: alpha = 1 - t, sigma = t (Liu et al. 2023; Lipman et al. 2023, eq. 20).
+
+    data_time: the network is told time_scale (1 - t), as SiT, LightningDiT and JiT are.
+    """
 
     time_scale: float = 1000.0
+    data_time: bool = False
 
     def coefficients(self, t: Tensor) -> Coefficients:
         one = torch.ones_like(t)
@@ -90,9 +94,12 @@ class LinearFlow(GaussianPath):
     def t_from_log_snr(self, log_snr: Tensor) -> Tensor:
         return torch.sigmoid(-log_snr / 2)
 
+    def network_time(self, t: Tensor) -> Tensor:
+        return self.time_scale * (1 - t if self.data_time else t)
+
     @property
     def spec(self) -> dict[str, Any]:
-        return {"name": "LinearFlow", "time_scale": self.time_scale}
+        return {"name": "LinearFlow", "time_scale": self.time_scale} | ({"data_time": True} if self.data_time else {})
 
 
 @dataclass(frozen=True)

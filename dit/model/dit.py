@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from dit.model.block import DiTBlock, FinalLayer, Modulation
-from dit.model.embed import LabelEmbed, TimeEmbed, patchify, sincos_positions, unpatchify
+from dit.model.attention import CrossAttention, SelfAttention
+from dit.model.block import FinalLayer, Modulation, Parts
+from dit.model.conditioning import CONDITIONINGS, ClassTokens
+from dit.model.embed import BottleneckEmbed, LabelEmbed, TimeEmbed, patchify, unpatchify
+from dit.model.mlp import MLPS
+from dit.model.norm import NORMS, make_norm
+from dit.model.position import POSITIONS, AddedPosition, AxialRotary, unrotated_before
 
 
 class DiT(nn.Module):
-    """Class-conditional diffusion transformer with adaLN-Zero blocks (Peebles and Xie 2023).
+    """Class-conditional diffusion transformer (Peebles and Xie 2023), and what its family changed, one axis a change.
 
     image_size: pixels (or latents) a side. channels: of the picture. patch_size: pixels a side of a token.
     hidden_size: width W of the tokens. num_classes: real classes; 0 is an unconditional model. class_dropout: the rate
     at which a label is replaced by the null label in training; the null row exists at every rate, so shapes never
-    depend on it.
-    learn_variance: output 2C channels, the second half for a learned variance. attention: see `attention.py`.
-    activation_checkpointing: recompute blocks in the backward pass, trading time for memory.
+    depend on it. learn_variance: output 2C channels, the second half for a learned variance.
+
+    The axes: conditioning, norm, mlp and position are names, listed in the file of that name; `mlp_ratio` is the MLP's
+    inner width over W, of which SwiGLU takes two thirds. qk_norm: normalise queries and keys. num_kv_heads: fewer than
+    num_heads for grouped-query, 1 for multi-query attention. class_tokens: so many tokens that carry the label stand
+    before the picture's from block `class_tokens_from` on. bottleneck: width of a narrow layer in the patch embedding,
+    0 for none. time_endpoint, mlp_norm_eps: where diffusers' DiT differs from the original; see `TimeEmbed`.
+
+    attention: a kernel of `attention.py`. activation_checkpointing: recompute blocks in the backward pass, trading time
+    for memory. Neither is part of `arguments`, from which a checkpoint rebuilds the network.
 
     Raises ValueError where these do not fit together.
     """
@@ -37,51 +50,54 @@ class DiT(nn.Module):
         mlp_ratio: float = 4.0,
         class_dropout: float = 0.1,
         learn_variance: bool = False,
+        conditioning: str = "adaln_zero",
+        norm: str = "layernorm",
+        mlp: str = "gelu",
+        position: str = "sincos",
+        qk_norm: bool = False,
+        num_kv_heads: int | None = None,
+        class_tokens: int = 0,
+        class_tokens_from: int = 0,
+        bottleneck: int = 0,
+        time_endpoint: bool = False,
+        mlp_norm_eps: float = 1e-6,
         attention: str = "sdpa",
         activation_checkpointing: bool = False,
     ):
+        of_the_run = ("self", "__class__", "attention", "activation_checkpointing")
+        arguments: dict[str, Any] = {key: value for key, value in locals().items() if key not in of_the_run}
         super().__init__()
-        sizes = {"patch_size": patch_size, "hidden_size": hidden_size, "depth": depth, "num_heads": num_heads}
-        for name, value in {
-            **sizes,
-            "image_size": image_size,
-            "channels": channels,
-            "num_classes": num_classes,
-        }.items():
-            least = 0 if name == "num_classes" else 1
-            if not isinstance(value, int) or value < least:
-                raise ValueError(f"model.{name} must be a whole number of at least {least}, got {value!r}")
-        if image_size % patch_size:
-            raise ValueError(f"model.patch_size must divide the image size {image_size}, got {patch_size}")
-        if hidden_size % num_heads:
-            raise ValueError(f"model.num_heads must divide hidden_size {hidden_size}, got {num_heads}")
-        if hidden_size % 4:
-            raise ValueError(
-                f"model.hidden_size must be a multiple of 4 for 2-D sine-cosine positions, got {hidden_size}"
-            )
-        if not isinstance(class_dropout, int | float) or not 0 <= class_dropout <= 1:
-            raise ValueError(f"model.class_dropout must be in [0, 1], got {class_dropout!r}")
-        self.arguments: dict[str, Any] = {
-            "image_size": image_size, "channels": channels, "num_classes": num_classes, "patch_size": patch_size,
-            "hidden_size": hidden_size, "depth": depth, "num_heads": num_heads, "mlp_ratio": mlp_ratio,
-            "class_dropout": class_dropout, "learn_variance": learn_variance,
-        }  # fmt: skip
-        self.image_size, self.channels, self.patch_size, self.num_classes = (
-            image_size,
-            channels,
-            patch_size,
-            num_classes,
-        )
+        _check(**arguments)
+        self.arguments = arguments
+        self.image_size, self.channels, self.num_classes = image_size, channels, num_classes
+        self.patch_size, self.class_tokens_from = patch_size, class_tokens_from
         self.class_dropout, self.activation_checkpointing = class_dropout, activation_checkpointing
-        out_channels = 2 * channels if learn_variance else channels
 
-        side = image_size // patch_size
-        self.patch_embed = nn.Linear(patch_size**2 * channels, hidden_size)
-        self.register_buffer("positions", sincos_positions(hidden_size, side, side), persistent=False)
-        self.time_embed = TimeEmbed(hidden_size)
+        side, head_dim = image_size // patch_size, hidden_size // num_heads
+        self.num_tokens = side * side
+        values, out_channels = patch_size**2 * channels, 2 * channels if learn_variance else channels
+        added, rotary = POSITIONS[position]
+        parts = Parts(
+            hidden_size=hidden_size,
+            norm=partial(make_norm, norm, hidden_size),
+            mlp_norm=partial(make_norm, norm, hidden_size, eps=mlp_norm_eps),
+            attention=partial(
+                SelfAttention, hidden_size, num_heads, attention, num_kv_heads, qk_norm=norm if qk_norm else None
+            ),
+            cross_attention=partial(CrossAttention, hidden_size, num_heads, attention),
+            mlp=partial(MLPS[mlp], hidden_size, int(hidden_size * mlp_ratio)),
+        )
+        self.patch_embed = (
+            BottleneckEmbed(values, bottleneck, hidden_size) if bottleneck else nn.Linear(values, hidden_size)
+        )
+        self.position = AddedPosition(hidden_size, side, learned=added == "learned") if added else None
+        self.rotary = AxialRotary(head_dim, side) if rotary else None
+        self.time_embed = TimeEmbed(hidden_size, endpoint=time_endpoint)
         self.label_embed = LabelEmbed(num_classes, hidden_size, class_dropout)
-        self.blocks = nn.ModuleList(DiTBlock(hidden_size, num_heads, mlp_ratio, attention) for _ in range(depth))
-        self.final = FinalLayer(hidden_size, patch_size**2 * out_channels)
+        self.class_tokens = ClassTokens(hidden_size, class_tokens) if class_tokens else None
+        self.conditioning = CONDITIONINGS[conditioning](hidden_size)
+        self.blocks = nn.ModuleList(self.conditioning.block(parts) for _ in range(depth))
+        self.final = FinalLayer(parts, patch_size**2 * out_channels, modulated=self.conditioning.modulates)
         self.initialise()
 
     def initialise(self) -> None:
@@ -89,11 +105,17 @@ class DiT(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         nn.init.normal_(self.label_embed.table.weight, std=0.02)
         for layer in (self.time_embed.enter, self.time_embed.leave):
             nn.init.normal_(layer.weight, std=0.02)
-        # adaLN-Zero: gates of zero make each block the identity, a zero final layer makes the output zero.
+        if self.class_tokens is not None:
+            nn.init.normal_(self.class_tokens.positions, std=0.02)
+        if self.position is not None and isinstance(self.position.table, nn.Parameter):
+            nn.init.normal_(self.position.table, std=0.02)
+        # Shifts, scales and gates begin at zero: gated blocks begin as the identity, others as those of a plain ViT. A
+        # zero final layer makes the output zero.
         for module in self.modules():
             if isinstance(module, Modulation):
                 nn.init.zeros_(module.linear.weight)
@@ -113,12 +135,67 @@ class DiT(nn.Module):
         """x: [B, C, H, W]; time: [B] as the path's `network_time` tells it; labels: [B] in 0 ... num_classes, or None
         for "no class"; drop: [B] bool, which labels to replace by the null label, drawn in training if not given."""
         height, width = x.shape[-2:]
-        tokens = self.patch_embed(patchify(x, self.patch_size)) + self.positions  # [B, N, W]
-        condition = self.time_embed(time) + self.label_embed(labels, len(x), drop)  # [B, W]
-        for block in self.blocks:
+        tokens = self.patch_embed(patchify(x, self.patch_size))  # [B, N, W]
+        if self.position is not None:
+            tokens = self.position(tokens)  # [B, N, W]
+        rotation = self.rotary() if self.rotary is not None else None  # [N, D] twice
+        label = self.label_embed(labels, len(x), drop)  # [B, W]
+        condition = self.conditioning(self.time_embed(time), label)
+        for index, block in enumerate(self.blocks):
+            if index == 0 and condition.tokens is not None:
+                tokens, rotation = _prepend(condition.tokens, tokens, rotation)  # [B, M + N, W]
+            if index == self.class_tokens_from and self.class_tokens is not None:
+                tokens, rotation = _prepend(self.class_tokens(label), tokens, rotation)  # [B, M + N, W]
             if self.activation_checkpointing and torch.is_grad_enabled():
-                tokens = checkpoint(block, tokens, condition, use_reentrant=False)  # [B, N, W]
+                tokens = checkpoint(block, tokens, condition.block, rotation, use_reentrant=False)  # [B, M + N, W]
             else:
-                tokens = block(tokens, condition)  # [B, N, W]
-        values = self.final(tokens, condition)  # [B, N, p p C]
+                tokens = block(tokens, condition.block, rotation)  # [B, M + N, W]
+        values = self.final(tokens[:, -self.num_tokens :], condition.final)  # [B, N, p p C]
         return unpatchify(values, self.patch_size, height, width)  # [B, C, H, W]
+
+
+def _prepend(extra: Tensor, tokens: Tensor, rotation: Any) -> tuple[Tensor, Any]:
+    return torch.cat([extra, tokens], dim=1), unrotated_before(rotation, extra.shape[1])  # [B, M + N, W]
+
+
+def _check(**arguments: Any) -> None:
+    """ValueError, naming the key, where arguments of a DiT do not fit together."""
+    least = {"image_size": 1, "channels": 1, "num_classes": 0, "patch_size": 1, "hidden_size": 1, "depth": 1}
+    least |= {"num_heads": 1, "class_tokens": 0, "class_tokens_from": 0, "bottleneck": 0}
+    if arguments["num_kv_heads"] is not None:
+        least["num_kv_heads"] = 1
+    for key, smallest in least.items():
+        value = arguments[key]
+        if not isinstance(value, int) or isinstance(value, bool) or value < smallest:
+            raise ValueError(f"model.{key} must be a whole number of at least {smallest}, got {value!r}")
+    for key, known in {"conditioning": CONDITIONINGS, "norm": NORMS, "mlp": MLPS, "position": POSITIONS}.items():
+        if arguments[key] not in known:
+            raise ValueError(f"model.{key} must be one of {', '.join(known)}, got {arguments[key]!r}")
+    for key in ("mlp_ratio", "mlp_norm_eps"):
+        if not isinstance(arguments[key], int | float) or not arguments[key] > 0:
+            raise ValueError(f"model.{key} must be a positive number, got {arguments[key]!r}")
+    dropout = arguments["class_dropout"]
+    if not isinstance(dropout, int | float) or not 0 <= dropout <= 1:
+        raise ValueError(f"model.class_dropout must be in [0, 1], got {dropout!r}")
+
+    width, heads, kv_heads = (arguments[key] for key in ("hidden_size", "num_heads", "num_kv_heads"))
+    if arguments["image_size"] % arguments["patch_size"]:
+        raise ValueError(
+            f"model.patch_size must divide the image size {arguments['image_size']}, got {arguments['patch_size']}"
+        )
+    if width % heads:
+        raise ValueError(f"model.num_heads must divide hidden_size {width}, got {heads}")
+    if kv_heads is not None and heads % kv_heads:
+        raise ValueError(f"model.num_kv_heads must divide num_heads {heads}, got {kv_heads}")
+    added, rotary = POSITIONS[arguments["position"]]
+    head_dim = width // heads
+    if added == "sincos" and width % 4:
+        raise ValueError(f"model.hidden_size must be a multiple of 4 for 2-D sine-cosine positions, got {width}")
+    if rotary and (width // heads) % 4:
+        raise ValueError(
+            f"model.hidden_size / num_heads must be a multiple of 4 for 2-D rotation, got {width // heads}"
+        )
+    if arguments["class_tokens_from"] >= arguments["depth"]:
+        raise ValueError(
+            f"model.class_tokens_from must be a block, 0 to {arguments['depth'] - 1}, got {arguments['class_tokens_from']}"
+        )

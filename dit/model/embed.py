@@ -1,4 +1,4 @@
-"""Pictures, positions, times and labels become tokens and vectors."""
+"""Pictures, times and labels become tokens and vectors."""
 
 from __future__ import annotations
 
@@ -22,33 +22,24 @@ def unpatchify(tokens: Tensor, patch_size: int, height: int, width: int) -> Tens
     )  # fmt: skip
 
 
-def sincos_positions(hidden_size: int, rows: int, columns: int) -> Tensor:
-    """Fixed 2-D sine-cosine positions [rows columns, hidden_size] (Chen et al. 2021, MoCo v3; He et al. 2022, MAE).
+class BottleneckEmbed(nn.Sequential):
+    """Patches to tokens through a narrow layer without bias (Li and He 2025, JiT)."""
 
-    The first half of the channels tells the column, the second the row, each as [sin, cos] over hidden_size/4
-    frequencies from 1 down to about 1e-4: the order of published DiT weights. `hidden_size` must be a multiple of 4.
-    """
-    frequencies = 1e-4 ** (torch.arange(hidden_size // 4, dtype=torch.float64) / (hidden_size // 4))
-
-    def axis(position: Tensor) -> Tensor:
-        angle = position[:, None] * frequencies
-        return torch.cat([angle.sin(), angle.cos()], dim=1)  # [N, hidden_size/2]
-
-    row, column = torch.meshgrid(
-        torch.arange(rows, dtype=torch.float64), torch.arange(columns, dtype=torch.float64), indexing="ij"
-    )
-    return torch.cat([axis(column.flatten()), axis(row.flatten())], dim=1).float()  # [N, hidden_size]
+    def __init__(self, values: int, bottleneck: int, hidden_size: int):
+        super().__init__(nn.Linear(values, bottleneck, bias=False), nn.Linear(bottleneck, hidden_size))
 
 
 class TimeEmbed(nn.Module):
     """Sinusoid of the network's time followed by an MLP (Ho et al. 2020; Peebles and Xie 2023).
 
-    The sinusoid is computed in float32 whatever the network runs in: time in bfloat16 cannot tell 997 from 1,000.
+    The sinusoid is computed in float32 whatever the network runs in: time in bfloat16 cannot tell 997 from 1,000. Its
+    frequencies fall geometrically from 1 towards 1e-4, which they reach only with `endpoint`: DiT and its descendants
+    stop one short of it, diffusers' DiT does not.
     """
 
-    def __init__(self, hidden_size: int, frequency_channels: int = 256):
+    def __init__(self, hidden_size: int, frequency_channels: int = 256, endpoint: bool = False):
         super().__init__()
-        self.frequency_channels = frequency_channels
+        self.frequency_channels, self.endpoint = frequency_channels, endpoint
         self.enter = nn.Linear(frequency_channels, hidden_size)
         self.silu = nn.SiLU()
         self.leave = nn.Linear(hidden_size, hidden_size)
@@ -56,7 +47,7 @@ class TimeEmbed(nn.Module):
     def forward(self, time: Tensor) -> Tensor:
         # Computed here rather than kept as a buffer, which a network cast to bfloat16 would cast as well.
         half = self.frequency_channels // 2
-        steps = torch.arange(half, device=time.device, dtype=torch.float32) / half
+        steps = torch.arange(half, device=time.device, dtype=torch.float32) / (half - self.endpoint)
         angle = time.float()[:, None] * torch.exp(-math.log(10_000) * steps)  # [B, F/2]
         wave = torch.cat([angle.cos(), angle.sin()], dim=1)  # [B, F]
         return self.leave(self.silu(self.enter(wave.to(self.enter.weight.dtype))))  # [B, W]

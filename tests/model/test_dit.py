@@ -6,7 +6,8 @@ from torch import nn
 
 from dit.model import DiT
 from dit.model.attention import BACKENDS, SelfAttention, attend
-from dit.model.embed import LabelEmbed, TimeEmbed, patchify, sincos_positions, unpatchify
+from dit.model.embed import LabelEmbed, TimeEmbed, patchify, unpatchify
+from dit.model.position import sincos_positions
 
 
 def tiny(**changes):
@@ -119,9 +120,9 @@ def test_attention_backends_agree_with_plain_arithmetic():
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", ["flash", "xformers", "sdpa"])
+@pytest.mark.parametrize("name", ["flash_attn", "xformers", "sdpa"])
 def test_attention_backends_agree_on_a_gpu(name):
-    pytest.importorskip({"flash": "flash_attn", "xformers": "xformers.ops"}.get(name, "torch"))
+    pytest.importorskip({"flash_attn": "flash_attn", "xformers": "xformers.ops"}.get(name, "torch"))
     q, k, v = torch.randn(3, 2, 4, 64, 32, device="cuda", dtype=torch.bfloat16).unbind()
     torch.testing.assert_close(attend(q, k, v, name), attend(q, k, v, "reference"), rtol=2e-2, atol=2e-2)
 
@@ -230,7 +231,7 @@ def test_unconditional_network_ignores_labels():
         ({"class_dropout": 1.5}, r"model\.class_dropout must be in \[0, 1\], got 1\.5"),
         ({"class_dropout": -0.1}, r"model\.class_dropout must be in \[0, 1\], got -0\.1"),
         ({"num_classes": -1}, r"model\.num_classes must be a whole number of at least 0, got -1"),
-        ({"attention": "magic"}, r"model\.attention must be one of sdpa, flash, xformers, reference, got 'magic'"),
+        ({"attention": "magic"}, r"model\.attention must be one of sdpa, flash_attn, xformers, reference, got 'magic'"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(changes, message):
@@ -238,9 +239,11 @@ def test_sizes_that_do_not_fit_are_refused(changes, message):
         tiny(**changes)
 
 
-@pytest.mark.parametrize(("name", "package"), [("flash", "flash_attn"), ("xformers", "xformers")])
-def test_a_missing_kernel_is_named_with_its_install_command(name, package, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, {"flash": "flash_attn", "xformers": "xformers.ops"}[name], None)
-    with pytest.raises(ValueError, match=rf"model\.attention={name} needs the package {package}: .*ditlab\[{name}\]"):
+@pytest.mark.parametrize(
+    ("name", "module", "extra"), [("flash_attn", "flash_attn", "flash"), ("xformers", "xformers.ops", "xformers")]
+)
+def test_a_missing_kernel_is_named_with_its_install_command(name, module, extra, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, module, None)
+    with pytest.raises(ValueError, match=rf"model\.attention={name} needs the package {name}: .*ditlab\[{extra}\]"):
         tiny(attention=name)
     assert name in BACKENDS
