@@ -191,11 +191,8 @@ def _check(**arguments: Any) -> None:
     head_dim = width // heads
     if added == "sincos" and width % 4:
         raise ValueError(f"model.hidden_size must be a multiple of 4 for 2-D sine-cosine positions, got {width}")
-    if rotary and (width // heads) % 4:
-        raise ValueError(
-            f"model.hidden_size / num_heads must be a multiple of 4 for 2-D rotation, got {width // heads}"
-        )
-    if arguments["class_tokens_from"] >= arguments["depth"]:
-        raise ValueError(
-            f"model.class_tokens_from must be a block, 0 to {arguments['depth'] - 1}, got {arguments['class_tokens_from']}"
-        )
+    if rotary and head_dim % 4:
+        raise ValueError(f"model.hidden_size / num_heads must be a multiple of 4 for 2-D rotation, got {head_dim}")
+    first, last = arguments["class_tokens_from"], arguments["depth"] - 1
+    if first > last:
+        raise ValueError(f"model.class_tokens_from must be a block, 0 to {last}, got {first}")

@@ -93,6 +93,5 @@ def unrotated_before(rotation: Rotation | None, count: int) -> Rotation | None:
     if rotation is None:
         return None
     cos, sin = rotation
-    return torch.cat([torch.ones_like(cos[:1]).expand(count, -1), cos]), torch.cat(
-        [sin.new_zeros(count, sin.shape[1]), sin]
-    )
+    still = cos.new_zeros(count, cos.shape[1])
+    return torch.cat([still + 1, cos]), torch.cat([still, sin])
