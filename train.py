@@ -7,10 +7,10 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from data import folder_classes
-from dit.checkpoint import check_resume
-from dit.cli import entry, finishing, plain
+from dit.checkpoint import check_resume, load
+from dit.cli import adopt, entry, finishing, plain
 from dit.diffusion.prediction import check_kind
-from dit.training import DiTModule, RenamedCheckpointIO
+from dit.training import DiTModule, RenamedCheckpointIO, start_from
 
 
 @entry(
@@ -22,23 +22,24 @@ def main(config: DictConfig) -> None:
     OmegaConf.resolve(config)
     if config.resume is not None:
         check_resume(config.resume, config.trainer.max_steps)
+    if config.finetune_from is not None:
+        start = load(config.finetune_from, key="finetune_from")
+        adopt(config, start.passport)
+    check_kind(config.diffusion.kind, "diffusion.kind")
     torch.manual_seed(config.seed)
     torch.set_float32_matmul_precision(config.matmul_precision)
     data = instantiate(config.data)
+    network = instantiate(config.model)
+    if config.finetune_from is not None:
+        print(f"finetune_from={config.finetune_from}: {start_from(network, start, data.class_names)}")
     module = DiTModule(
-        network=instantiate(config.model),
-        path=instantiate(config.diffusion.path),
-        kind=check_kind(config.diffusion.kind, "diffusion.kind"),
-        times=instantiate(config.times),
-        loss=instantiate(config.loss),
-        optimizer=instantiate(config.optimizer),
-        scheduler=instantiate(config.scheduler),
-        ema=instantiate(config.ema),
+        network=network,
+        **instantiate(config.diffusion, _convert_="all"),
+        **{key: instantiate(config[key]) for key in ("times", "loss", "optimizer", "scheduler", "ema", "validation")},
         facts=data.facts,
         config=plain(config),
         seed=config.seed,
         compile=config.compile,
-        validation=instantiate(config.validation),
     )
     trainer = instantiate(
         config.trainer,

@@ -81,6 +81,33 @@ def plain(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in result.items()}
 
 
+def adopt(config: DictConfig, passport: dict[str, Any]) -> None:
+    """Makes model and diffusion of a run those of a checkpoint; pictures, dropout and kernels stay the run's own.
+
+    ValueError for an override of what the checkpoint decides.
+    """
+    own = ("image_size", "channels", "num_classes", "class_dropout", "attention", "activation_checkpointing")
+    for override in HydraConfig.get().overrides.task:
+        key = override.lstrip("+~").partition("=")[0]
+        group, _, name = key.partition(".")
+        if group in ("model", "diffusion") and name not in own:
+            raise ValueError(
+                f"{override} cannot be asked of a run with finetune_from: the checkpoint decides model and diffusion, "
+                f"but for model.{', model.'.join(own[3:])}"
+            )
+    config.model = {
+        "_target_": config.model["_target_"],
+        **passport["model"],
+        **{key: config.model[key] for key in own},
+        "learn_variance": passport["model"]["learn_variance"],
+    }
+    config.diffusion = {
+        "path": {"_target_": "dit.diffusion.path_from_spec", "spec": passport["path"]},
+        "kind": passport["kind"],
+        "sigma_data": passport.get("sigma_data", 1.0),
+    }
+
+
 def pick_device(name: str) -> torch.device:
     """`auto` is the GPU if there is one, else the CPU; other names go to torch. ValueError if it is not there."""
     if name == "auto":

@@ -1,21 +1,35 @@
-"""Denoising losses: what is compared, in which space, independent of what the network predicts."""
+"""Denoising losses: what is compared, in which space and with which weight, whatever the network predicts."""
 
 from __future__ import annotations
 
+import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from dit.diffusion.prediction import Kind, Prediction, check_kind
 
 
+class Loss(ABC):
+    """loss(prediction, x0, eps) -> [B]. `learns_variance`: whether it trains the second half of a doubled output."""
+
+    learns_variance = False
+
+    @abstractmethod
+    def __call__(self, prediction: Prediction, x0: Tensor, eps: Tensor) -> Tensor:
+        """Loss of each sample [B] for the true x0 [B, *D] and eps [B, *D] behind prediction.x."""
+
+
 @dataclass(frozen=True)
-class MSE:
+class MSE(Loss):
     """Mean squared error of the prediction seen in `space`, whatever kind the network predicts natively.
 
     The error is taken on the native tensor and multiplied by `Prediction.gain(space)`, so that no digits are lost to
     the conversion. Some pairs have an unbounded gain (x0 seen as velocity: 1/t near clean data); `max_gain` limits its
-    size (20 there is the 0.05 floor of Li and He 2025, "Back to Basics").
+    size (20 there is the 0.05 floor of Li and He 2025, "Back to Basics"). The space "edm" is the weighting of EDM
+    (Karras et al. 2022, table 1): unit weight on what a preconditioned network returns.
     """
 
     space: Kind
@@ -27,9 +41,74 @@ class MSE:
             raise ValueError(f"loss.max_gain must be positive or null, got {self.max_gain}")
 
     def __call__(self, prediction: Prediction, x0: Tensor, eps: Tensor) -> Tensor:
-        """Loss of each sample [B] for the true x0 [B, *D] and eps [B, *D] behind prediction.x."""
         error = prediction.native - prediction.native_of(x0, eps)  # [B, *D]
         gain = prediction.gain(self.space)
         if self.max_gain is not None:
             gain = gain.clamp(-self.max_gain, self.max_gain)
         return (gain * error).square().flatten(1).mean(1)  # [B]
+
+
+@dataclass(frozen=True)
+class MinSNR(Loss):
+    """Squared error of x0 times min(SNR, gamma), SNR = (alpha/sigma)^2 (Hang et al. 2023, eq. 11).
+
+    soft: SNR gamma / (SNR + gamma) instead, without the corner (Crowson et al. 2024, HDiT, section 3.2).
+    """
+
+    gamma: float = 5.0
+    soft: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.gamma > 0:
+            raise ValueError(f"loss.gamma must be positive, got {self.gamma}")
+
+    def __call__(self, prediction: Prediction, x0: Tensor, eps: Tensor) -> Tensor:
+        c = prediction.coefficients
+        inverse = (c.sigma / c.alpha).square()  # 1/SNR, finite at clean data
+        weight = self.gamma / (1 + self.gamma * inverse) if self.soft else (1 / inverse).clamp(max=self.gamma)
+        return weight.to(prediction.x) * MSE("x0")(prediction, x0, eps)  # [B]
+
+
+@dataclass(frozen=True)
+class CosineDirection(Loss):
+    """`inner` plus `weight` times 1 - cos of predicted and true velocity over the channels, averaged over the pixels
+    (Yao et al. 2025, LightningDiT, section 3.2)."""
+
+    inner: Loss
+    weight: float = 1.0
+
+    def __call__(self, prediction: Prediction, x0: Tensor, eps: Tensor) -> Tensor:
+        true = prediction.with_native(prediction.native_of(x0, eps)).velocity  # [B, C, *D]
+        cosine = nn.functional.cosine_similarity(prediction.velocity, true, dim=1)  # [B, *D]
+        return self.inner(prediction, x0, eps) + self.weight * (1 - cosine).flatten(1).mean(1)  # [B]
+
+
+class LearnedUncertainty(nn.Module, Loss):
+    """inner / e^u + u for a learned u(log-SNR), which becomes the logarithm of the mean loss at each noise level, so
+    that all levels pull equally (Karras et al. 2024, EDM2, eq. 21; Kendall and Gal 2017).
+
+    u is linear in `channels` random Fourier features of log-SNR / -8, EDM's ln(sigma)/4; it starts at 0 and is trained
+    with the network, whose checkpoints leave it behind. seed: of the features.
+    """
+
+    frequencies: Tensor
+    phases: Tensor
+
+    def __init__(self, inner: Loss, channels: int = 128, seed: int = 0):
+        super().__init__()
+        self.inner = inner
+        generator = torch.Generator().manual_seed(seed)
+        self.register_buffer("frequencies", 2 * math.pi * torch.randn(channels, generator=generator))
+        self.register_buffer("phases", 2 * math.pi * torch.rand(channels, generator=generator))
+        self.leave = nn.Linear(channels, 1, bias=False)
+        nn.init.zeros_(self.leave.weight)
+
+    def log_loss(self, log_snr: Tensor) -> Tensor:
+        """u at log_snr [B] -> [B]."""
+        angle = -log_snr.float()[:, None] / 8 * self.frequencies + self.phases  # [B, channels]
+        return self.leave(math.sqrt(2) * angle.cos()).squeeze(1)  # [B]
+
+    def forward(self, prediction: Prediction, x0: Tensor, eps: Tensor) -> Tensor:
+        c = prediction.coefficients
+        u = self.log_loss((2 * (c.alpha / c.sigma).log()).expand(len(x0)).to(x0.device))  # [B]
+        return self.inner(prediction, x0, eps) * torch.exp(-u) + u  # [B]

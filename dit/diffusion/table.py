@@ -86,15 +86,16 @@ class DiscreteVP(GaussianPath):
         recipe = {"name": "DiscreteVP.sigmoid", "steps": steps, "start": start, "end": end, "tau": tau}
         return cls((1 - alpha_bar[1:] / alpha_bar[:-1]).tolist(), recipe)
 
-    def _table_and_index(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        # float64 throughout; Apple's GPUs have none, so there the few numbers of t take the CPU.
-        device = torch.device("cpu") if t.device.type == "mps" else t.device
+    def _table_beside(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        # float64 throughout; Apple's GPUs have none, so there the few numbers take the CPU.
+        device = torch.device("cpu") if values.device.type == "mps" else values.device
         if device not in self._log_u:
             self._log_u[device] = self._log_u[torch.device("cpu")].to(device)
-        return self._log_u[device], t.to(device).double() * self.num_steps - 1
+        return self._log_u[device], values.to(device).double()
 
     def coefficients(self, t: Tensor) -> Coefficients:
-        log_u, index = self._table_and_index(t)
+        log_u, t64 = self._table_beside(t)
+        index = t64 * self.num_steps - 1
         left = index.floor().clamp(0, self._last_linear).long()
         slope = log_u[left + 1] - log_u[left]
         on_table = torch.exp(log_u[left] + (index - left) * slope)
@@ -116,7 +117,8 @@ class DiscreteVP(GaussianPath):
         return Coefficients(*(value.to(t.dtype).to(t.device) for value in values))
 
     def t_from_log_snr(self, log_snr: Tensor) -> Tensor:
-        log_u, target = self._log_u[torch.device("cpu")], (-log_snr.detach().cpu().double() / 2)
+        log_u, log_snr64 = self._table_beside(log_snr.detach())
+        target = -log_snr64 / 2
         right = torch.searchsorted(log_u, target.contiguous()).clamp(1, self._last_linear + 1)
         index = right - 1 + (target - log_u[right - 1]) / (log_u[right] - log_u[right - 1])
         index = torch.where(target < log_u[0], torch.exp(target - log_u[0]) - 1, index)

@@ -9,33 +9,59 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from dit.diffusion.path import GaussianPath
+
 
 @dataclass(frozen=True)
 class TimeDistribution(ABC):
-    """A law of t. `stratified` puts one draw in each of B equal-probability strata: the same law, less variance."""
+    """A law of t.
+
+    stratified: one draw in each of as many equal-probability strata as there are pictures on all ranks together: the
+    same law, less variance. shift: sigma/alpha of every draw is multiplied by it, as larger pictures want more noise
+    for the same loss of detail (Hoogeboom et al. 2023; Esser et al. 2024, section 5.3.2); `token_shift` computes one.
+    """
 
     stratified: bool = field(default=True, kw_only=True)
+    shift: float = field(default=1.0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not self.shift > 0:
+            raise ValueError(f"times.shift must be positive, got {self.shift}")
 
     @abstractmethod
-    def quantile(self, p: Tensor) -> Tensor:
-        """The t below which a fraction p of the draws lies; p in (0, 1), any shape."""
+    def quantile(self, p: Tensor, path: GaussianPath) -> Tensor:
+        """The t below which a fraction p of the draws lies, before the shift; p in (0, 1), any shape."""
 
     def sample(
-        self, count: int, device: torch.device | str = "cpu", generator: torch.Generator | None = None
+        self,
+        count: int,
+        path: GaussianPath,
+        device: torch.device | str = "cpu",
+        generator: torch.Generator | None = None,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> Tensor:
-        """t [count] in float32, strictly inside (0, 1)."""
+        """t [count] in float32, strictly inside (0, 1), for this rank's share of a batch of `ranks` x `count`."""
         p = torch.rand(count, device=device, generator=generator)  # [B]
         if self.stratified:
-            p = (torch.arange(count, device=device) + p) / count  # [B]
+            p = (torch.arange(count, device=device) * ranks + rank + p) / (count * ranks)  # [B]
         # rand may return 0 and the division above may round to 1: neither end is a noise level to train on.
-        return self.quantile(p.clamp(2**-25, 1 - 2**-24)).clamp(2**-25, 1 - 2**-24)  # [B]
+        t = self.quantile(p.clamp(2**-25, 1 - 2**-24), path)  # [B]
+        if self.shift != 1:
+            t = path.t_from_log_snr(path.log_snr(t) - 2 * math.log(self.shift))  # [B]
+        return t.clamp(2**-25, 1 - 2**-24)  # [B]
+
+
+def token_shift(image_size: int, patch_size: int, base_tokens: int = 256) -> float:
+    """sqrt(tokens / base_tokens): keeps how well the colour of a flat picture is known (Esser et al. 2024, eq. 23)."""
+    return (image_size // patch_size) / math.sqrt(base_tokens)
 
 
 @dataclass(frozen=True)
 class Uniform(TimeDistribution):
     """t ~ U(0, 1)."""
 
-    def quantile(self, p: Tensor) -> Tensor:
+    def quantile(self, p: Tensor, path: GaussianPath) -> Tensor:
         return p
 
 
@@ -47,9 +73,49 @@ class LogitNormal(TimeDistribution):
     std: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.std > 0:
-            raise ValueError(f"times.std must be positive, got {self.std}")
+        super().__post_init__()
+        _check_std(self.std)
 
-    def quantile(self, p: Tensor) -> Tensor:
-        # The normal quantile, through erfinv: Apple's GPUs have no ndtri.
-        return torch.sigmoid(self.mean + self.std * math.sqrt(2) * torch.erfinv(2 * p - 1))
+    def quantile(self, p: Tensor, path: GaussianPath) -> Tensor:
+        return torch.sigmoid(_normal_quantile(p, self.mean, self.std))
+
+
+@dataclass(frozen=True)
+class LogNormalSigma(TimeDistribution):
+    """ln(sigma/alpha) ~ N(mean, std^2) on any path (Karras et al. 2022, section 5: -1.2 and 1.2)."""
+
+    mean: float = -1.2
+    std: float = 1.2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_std(self.std)
+
+    def quantile(self, p: Tensor, path: GaussianPath) -> Tensor:
+        return path.t_from_log_snr(-2 * _normal_quantile(p, self.mean, self.std))
+
+
+@dataclass(frozen=True)
+class LogUniformSigma(TimeDistribution):
+    """ln(sigma/alpha) uniform between the logarithms of `low` and `high`, on any path."""
+
+    low: float = 0.002
+    high: float = 80.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.low < self.high:
+            raise ValueError(f"times.low and times.high must be 0 < low < high, got {self.low} and {self.high}")
+
+    def quantile(self, p: Tensor, path: GaussianPath) -> Tensor:
+        return path.t_from_log_snr(-2 * (math.log(self.low) + p * math.log(self.high / self.low)))
+
+
+def _normal_quantile(p: Tensor, mean: float, std: float) -> Tensor:
+    # Through erfinv: Apple's GPUs have no ndtri.
+    return mean + std * math.sqrt(2) * torch.erfinv(2 * p - 1)
+
+
+def _check_std(std: float) -> None:
+    if not std > 0:
+        raise ValueError(f"times.std must be positive, got {std}")

@@ -17,6 +17,8 @@ from dit.model.mlp import MLPS
 from dit.model.norm import NORMS, make_norm
 from dit.model.position import POSITIONS, AddedPosition, AxialRotary, unrotated_before
 
+_NOT_ARGUMENTS = ("self", "__class__", "attention", "activation_checkpointing")  # the last two belong to a run
+
 
 class DiT(nn.Module):
     """Class-conditional diffusion transformer (Peebles and Xie 2023), and what its family changed, one axis a change.
@@ -64,8 +66,7 @@ class DiT(nn.Module):
         attention: str = "sdpa",
         activation_checkpointing: bool = False,
     ):
-        of_the_run = ("self", "__class__", "attention", "activation_checkpointing")
-        arguments: dict[str, Any] = {key: value for key, value in locals().items() if key not in of_the_run}
+        arguments: dict[str, Any] = {key: value for key, value in locals().items() if key not in _NOT_ARGUMENTS}
         super().__init__()
         _check(**arguments)
         self.arguments = arguments

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dit.diffusion.path import per_image
+from dit.diffusion.posterior import ReverseStep
 from dit.solvers.guidance.rule import Denoise
 from dit.solvers.ode import Euler, Heun, RungeKutta
 from dit.solvers.solver import Solver
@@ -73,24 +74,15 @@ class Ancestral(Solver):
         c = there.like(x)
         if float(there.sigma) == 0:
             return prediction.x0, state
-        share = 1 - there.noise_ratio(here) ** 2
-        small = share * there.sigma**2
-        # beta of the variance-preserving chain through the same two levels.
-        large = share * there.alpha**2 * _unit(here.sigma, here.alpha) / _unit(there.alpha, there.sigma)
+        chain = ReverseStep.between(here, there)
         if self.variance == "learned" and prediction.variance is not None:
-            between = (prediction.variance + 1) / 2  # [B, *D]
-            variance = torch.exp(between * large.log().to(x) + (1 - between) * small.log().to(x))
+            variance = chain.learned(prediction.variance)  # [B, *D]
         else:
-            variance = (large if self.variance == "large" else small).to(x)
-        kept = c.sigma**2 * (1 - share)
+            variance = (chain.large if self.variance == "large" else chain.small).to(x)
+        kept = c.sigma**2 * (1 - chain.share.to(x))
         fresh = noise()
         x = prediction.combine(c.alpha, kept.sqrt()) + variance.sqrt() * fresh
         return x, state.renewed(variance / (variance + kept), fresh)
-
-
-def _unit(part: Tensor, other: Tensor) -> Tensor:
-    """part^2, after scaling (part, other) to unit length."""
-    return part**2 / (part**2 + other**2)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from dit.training.checkpoints import RenamedCheckpointIO, SaveCheckpoint
 from dit.training.ema import Ema
+from dit.training.finetune import start_from
 from dit.training.module import DiTModule
 from dit.training.preview import Preview
 from dit.training.progress import TrainingProgress
@@ -15,4 +16,5 @@ __all__ = [
     "RenamedCheckpointIO",
     "SaveCheckpoint",
     "TrainingProgress",
+    "start_from",
 ]

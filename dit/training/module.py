@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -13,14 +14,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from dit.diffusion import MSE, Denoiser, GaussianPath, Kind, TimeDistribution
+from dit.diffusion import Denoiser, GaussianPath, Kind, Loss, TimeDistribution
 from dit.model import DiT
 from dit.training.ema import Ema
 from dit.training.validation import LevelLoss
 
 
 class DiTModule(LightningModule):
-    """Trains `network` to predict `kind` along `path`.
+    """Trains `network` to predict `kind` along `path`; sigma_data is that of the kind "edm".
 
     optimizer: parameters -> Optimizer; scheduler: Optimizer -> LRScheduler, stepped every optimiser step. facts: what
     the checkpoint tells about the pictures; config: the run's configuration; both plain containers. seed: every draw of
@@ -33,7 +34,7 @@ class DiTModule(LightningModule):
         path: GaussianPath,
         kind: Kind,
         times: TimeDistribution,
-        loss: MSE,
+        loss: Loss,
         optimizer: Callable[[Iterator[nn.Parameter]], Optimizer],
         scheduler: Callable[[Optimizer], LRScheduler],
         ema: Ema,
@@ -42,13 +43,21 @@ class DiTModule(LightningModule):
         seed: int = 0,
         compile: str | None = None,
         validation: LevelLoss | None = None,
+        sigma_data: float = 1.0,
     ):
         super().__init__()
-        _check_fit(network, facts)
+        _check_fit(network, facts, loss)
         if compile is not None and compile not in (known := torch.compiler.list_backends(())):
             raise ValueError(f"compile must be null or one of {', '.join(known)}, got {compile!r}")
         self.network = network
-        self.denoiser = Denoiser(network, path, kind, network.trained_null_label)
+        self.denoiser = Denoiser(
+            network,
+            path,
+            kind,
+            network.trained_null_label,
+            sigma_data=sigma_data,
+            learned_variance=loss.learns_variance,
+        )
         self.times, self.loss, self.ema, self.seed, self.compile_backend = times, loss, ema, seed, compile
         self.level_loss = validation or LevelLoss()
         self.level_loss.check(path)
@@ -57,6 +66,7 @@ class DiTModule(LightningModule):
             "model": network.arguments,
             "path": path.spec,
             "kind": kind,
+            "sigma_data": sigma_data,
             "data": facts,
             "config": config or {},
         }
@@ -72,7 +82,7 @@ class DiTModule(LightningModule):
             self.network.compile(backend=self.compile_backend)
 
     def configure_optimizers(self) -> Any:
-        optimizer = self._optimizer(self.network.parameters())
+        optimizer = self._optimizer(self.parameters())  # the network's, and those a loss may have
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._scheduler(optimizer), "interval": "step"}}
 
     def on_fit_start(self) -> None:
@@ -82,7 +92,9 @@ class DiTModule(LightningModule):
         x0, labels, index = batch  # [B, C, H, W], [B], [B]
         # One reseed covers times, noise, label dropout and whatever the network draws; nothing needs to be saved.
         torch.manual_seed(step_seed(self.seed, self.global_rank, self.trainer.fit_loop.total_batch_idx))
-        t = self.times.sample(len(x0), x0.device)  # [B]
+        t = self.times.sample(
+            len(x0), self.denoiser.path, x0.device, rank=self.global_rank, ranks=self.trainer.world_size
+        )  # [B]
         eps = torch.randn_like(x0)  # [B, C, H, W]
         losses = self.losses(x0, labels, t, eps)  # [B]
         bad = ~losses.detach().isfinite()  # [B]
@@ -142,8 +154,11 @@ class DiTModule(LightningModule):
         checkpoint["passport"] = self.passport
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        theirs = checkpoint["passport"]
-        for key in ("model", "path", "kind", "data"):
+        theirs = {"sigma_data": 1.0, **checkpoint["passport"]}
+        # What a DiT of an older version did not know yet is at its default.
+        known = inspect.signature(DiT).parameters
+        theirs["model"] = {key: theirs["model"].get(key, known[key].default) for key in self.passport["model"]}
+        for key in ("model", "path", "kind", "sigma_data", "data"):
             if theirs[key] != self.passport[key]:
                 raise ValueError(
                     f"cannot resume: the checkpoint's {key} is {theirs[key]}, the configuration's {self.passport[key]}"
@@ -151,8 +166,13 @@ class DiTModule(LightningModule):
         self.ema.load_state_dict(checkpoint["ema"])
 
 
-def _check_fit(network: DiT, facts: dict[str, Any]) -> None:
-    """The configuration interpolates these from the data; whoever types them must type the same."""
+def _check_fit(network: DiT, facts: dict[str, Any], loss: Loss) -> None:
+    """The configuration interpolates these from the data and the loss; whoever types them must type the same."""
+    if network.arguments["learn_variance"] != loss.learns_variance:
+        raise ValueError(
+            f"model.learn_variance={network.arguments['learn_variance']} does not fit the loss, "
+            f"{type(loss).__name__}: a doubled output is trained by loss=hybrid_vlb and by no other"
+        )
     for key in ("image_size", "channels", "num_classes"):
         given, allowed = network.arguments[key], [facts[key]] + ([0] if key == "num_classes" else [])
         if given not in allowed:

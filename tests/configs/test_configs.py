@@ -15,7 +15,7 @@ from torch import nn
 
 from data import Pictures, folder_classes
 from dit.checkpoint import Loaded
-from dit.diffusion import MSE, DiscreteVP, GaussianPath, LinearFlow, TimeDistribution
+from dit.diffusion import DiscreteVP, GaussianPath, LinearFlow, Loss, TimeDistribution
 from dit.model import DiT
 from dit.solvers import Guidance, Sampler, Solver, make_grid
 from dit.solvers.sample import describe
@@ -58,6 +58,8 @@ def test_every_file_of_every_group_composes_and_builds(group, name, tree, tmp_pa
         "debug": ["experiment=digits"],
         "guidance": [f"guidance.weak.file={weak_checkpoint(tmp_path)}"] if name == "autoguidance" else [],
         "solver": ["+sampler.batch_size=1"] if name == "dopri5" else [],
+        "model": ["data.image_size=256"] if name.startswith("jit") else [],
+        "loss": ["diffusion=ddpm_linear"] if name == "hybrid_vlb" else [],
     }.get(group, [])
     config = composed(f"{group}={name}", *changes)
     parameters = [nn.Parameter(torch.zeros(2, 2))]
@@ -79,7 +81,9 @@ def test_every_file_of_every_group_composes_and_builds(group, name, tree, tmp_pa
         case "times":
             assert isinstance(instantiate(config.times), TimeDistribution)
         case "loss":
-            assert isinstance(instantiate(config.loss), MSE)
+            loss = instantiate(config.loss)
+            assert isinstance(loss, Loss)
+            assert config.model.learn_variance is loss.learns_variance
         case "optimizer":
             assert isinstance(instantiate(config.optimizer)(parameters), torch.optim.Optimizer)
         case "scheduler":

@@ -1,9 +1,22 @@
 """Losses against closed forms, and the laws of t against their distribution functions."""
 
+import math
+
 import pytest
 import torch
 
-from dit.diffusion import KINDS, MSE, LogitNormal, Uniform
+from dit.diffusion import (
+    KINDS,
+    MSE,
+    CosineDirection,
+    LearnedUncertainty,
+    LogitNormal,
+    LogNormalSigma,
+    LogUniformSigma,
+    MinSNR,
+    Uniform,
+    token_shift,
+)
 from tests.exact import PATHS, Gaussian
 
 
@@ -59,39 +72,188 @@ def test_max_gain_limits_the_factor():
     assert MSE("velocity")(off, x0, eps).tolist() == pytest.approx([1e4, 400, 4])
 
 
-@pytest.mark.parametrize("stratified", [False, True])
+@pytest.mark.parametrize("native", ["x0", "eps", "velocity"])
 @pytest.mark.parametrize(
-    ("law", "cdf"),
+    ("loss", "weight"),
     [
-        (Uniform, lambda t: t),
-        (
-            lambda stratified: LogitNormal(stratified=stratified, mean=-0.4, std=1.3),
-            lambda t: torch.special.ndtr((t.logit() + 0.4) / 1.3),
-        ),
+        (MinSNR(5.0), lambda snr: min(snr, 5.0)),
+        (MinSNR(0.5), lambda snr: min(snr, 0.5)),
+        (MinSNR(4.0, soft=True), lambda snr: 4 * snr / (4 + snr)),
+        # EDM, table 1: (sigma^2 + sigma_data^2) / (sigma sigma_data)^2, here for sigma_data 1.
+        (MSE("edm"), lambda snr: snr + 1),
+        # What others call truncated, soft or plain is a space here.
+        (MSE("v"), lambda snr: snr + 1),
+        (MSE("eps"), lambda snr: snr),
     ],
-    ids=["uniform", "logit_normal"],
+    ids=["min_snr", "min_snr_low", "soft_min_snr", "edm", "v", "eps"],
 )
-def test_times_follow_their_law(law, cdf, stratified):
+@pytest.mark.parametrize("path", [PATHS["linear"], PATHS["edm"]], ids=["linear", "edm"])
+def test_weight_on_the_irreducible_error_of_x0(path, loss, weight, native):
+    """The exact denoiser's loss is the posterior variance times the weight, within 4 standard errors of 40,000."""
+    for log_snr in (-1.0, 0.5, 2.5):
+        snr = math.exp(log_snr)
+        t = path.t_from_log_snr(torch.tensor(log_snr, dtype=torch.float64))
+        x0 = 0.7 + 0.5 * torch.randn(40_000, 2, dtype=torch.float64)
+        eps = torch.randn_like(x0)
+        losses = loss(Gaussian(path, native)(path.interpolate(x0, eps, t), t), x0, eps)
+        scale = float(path.coefficients(t).alpha ** 2 + path.coefficients(t).sigma ** 2)
+        space = weight(snr) * (scale if loss == MSE("v") else 1)  # v of a path that does not keep the variance
+        posterior = 0.25 / (1 + 0.25 * snr)
+        standard_error = float(losses.std()) / 200
+        assert float(losses.mean()) == pytest.approx(posterior * space, abs=4 * standard_error)
+
+
+def test_edm_weighting_is_unit_weight_on_a_preconditioned_output():
+    """For data of another standard deviation the factor is (sigma^2 + sigma_data^2) / (sigma sigma_data)^2."""
+    path, t, sigma_data = PATHS["edm"], PATHS["edm"].t_from_log_snr(torch.tensor(-1.3, dtype=torch.float64)), 0.4
+    x0, eps = torch.randn(2, 8, 3, dtype=torch.float64)
+    prediction = Gaussian(path, "x0")(path.interpolate(x0, eps, t), t)
+    prediction = type(prediction)(prediction.native, "x0", prediction.x, prediction.coefficients, sigma_data)
+    sigma = math.exp(0.65)
+    factor = (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
+    torch.testing.assert_close(MSE("edm")(prediction, x0, eps), factor * MSE("x0")(prediction, x0, eps))
+
+
+def test_weights_are_finite_at_both_ends():
+    path, t = PATHS["flow"], torch.tensor([0.0, 1.0], dtype=torch.float64)
+    x0, eps = torch.randn(2, 2, 3, dtype=torch.float64)
+    x = path.interpolate(x0, eps, t)
+    exact = Gaussian(path, "velocity")(x, t)
+    off = exact.with_native(exact.native + 0.1)
+    for loss in (MinSNR(5.0), MinSNR(5.0, soft=True)):
+        assert loss(off, x0, eps).isfinite().all()
+        assert float(loss(off, x0, eps)[1]) == 0  # no signal, no weight
+
+
+def test_learned_uncertainty_starts_as_the_loss_and_becomes_its_logarithm():
+    """The minimum of L e^-u + u is u = ln L. A least-squares fit of its features reaches it to a per cent."""
+    path, inner = PATHS["linear"], MSE("eps")
+    loss = LearnedUncertainty(inner, channels=64)
+    t = torch.linspace(0.05, 0.95, 128)
+    x0, eps = torch.randn(2, 128, 4)
+    exact = Gaussian(path, "eps")(path.interpolate(x0, eps, t), t)
+    level = 0.1 + t[:, None] ** 2
+    off = exact.with_native(exact.native_of(x0, eps) + level.sqrt())  # a loss of exactly `level` at each t
+    assert torch.equal(loss(off, x0, eps), inner(off, x0, eps))
+    optimizer = torch.optim.LBFGS(loss.parameters(), max_iter=200, line_search_fn="strong_wolfe")
+
+    def closure():
+        optimizer.zero_grad()
+        mean = loss(off, x0, eps).mean()
+        mean.backward()
+        return mean
+
+    optimizer.step(closure)
+    u = loss.log_loss(path.log_snr(t))
+    torch.testing.assert_close(u.exp(), level[:, 0], rtol=0.02, atol=0)
+    assert [name for name, _ in loss.named_parameters()] == ["leave.weight"]
+
+
+def test_learned_uncertainty_has_the_same_features_for_the_same_seed():
+    one, two, other = (
+        LearnedUncertainty(MSE("x0")),
+        LearnedUncertainty(MSE("x0")),
+        LearnedUncertainty(MSE("x0"), seed=1),
+    )
+    assert torch.equal(one.frequencies, two.frequencies)
+    assert not torch.equal(one.frequencies, other.frequencies)
+
+
+def test_cosine_direction_compares_velocities_over_the_channels():
+    path, t = PATHS["flow"], torch.tensor([0.3, 0.3, 0.3])
+    x0, eps = torch.randn(2, 3, 4, 2, 2)
+    for kind in ("velocity", "x0"):
+        exact = Gaussian(path, kind)(path.interpolate(x0, eps, t), t)
+        true = exact.with_native(exact.native_of(x0, eps))
+        base = MSE("velocity")
+        torch.testing.assert_close(CosineDirection(base)(true, x0, eps), torch.zeros(3), rtol=0, atol=1e-5)
+    velocity = Gaussian(path, "velocity")(path.interpolate(x0, eps, t), t)
+    flipped = velocity.with_native(-2 * velocity.native_of(x0, eps))
+    extra = CosineDirection(MSE("velocity"), weight=0.5)(flipped, x0, eps) - MSE("velocity")(flipped, x0, eps)
+    torch.testing.assert_close(extra, torch.full((3,), 0.5 * 2))  # cos is -1 everywhere
+    turned = velocity.native_of(x0, eps).clone()
+    turned[:, :, 0] *= -1  # half of the pixels
+    extra = CosineDirection(MSE("velocity"))(velocity.with_native(turned), x0, eps)
+    extra = extra - MSE("velocity")(velocity.with_native(turned), x0, eps)
+    torch.testing.assert_close(extra, torch.ones(3))
+
+
+def normal(x):
+    return torch.special.ndtr(x)
+
+
+def log_sigma(path, t):
+    return -path.log_snr(t.double()) / 2
+
+
+LAWS = {
+    "uniform": (Uniform, {}, lambda path, t: t),
+    "logit_normal": (LogitNormal, {"mean": -0.4, "std": 1.3}, lambda path, t: normal((t.logit() + 0.4) / 1.3)),
+    "log_normal_sigma": (
+        LogNormalSigma, {"mean": -1.0, "std": 0.8}, lambda path, t: normal((log_sigma(path, t) + 1.0) / 0.8)
+    ),
+    "log_uniform_sigma": (
+        LogUniformSigma,
+        {"low": 0.05, "high": 20.0},
+        lambda path, t: (log_sigma(path, t) - math.log(0.05)) / math.log(20 / 0.05),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("stratified", [False, True])
+@pytest.mark.parametrize("path", [PATHS["flow"], PATHS["linear"], PATHS["edm"]], ids=["flow", "linear", "edm"])
+@pytest.mark.parametrize("name", LAWS)
+def test_times_follow_their_law(name, path, stratified):
     """Kolmogorov-Smirnov at 20,000 draws: 1.95 / sqrt(n) is exceeded by chance once in a thousand runs."""
-    t = law(stratified=stratified).sample(20_000).sort().values
+    law, arguments, cdf = LAWS[name]
+    t = law(stratified=stratified, **arguments).sample(20_000, path).sort().values
     assert ((t > 0) & (t < 1)).all()
     empirical = (torch.arange(20_000) + 0.5) / 20_000
-    assert float((cdf(t) - empirical).abs().max()) < 1.95 / 20_000**0.5
+    assert float((cdf(path, t) - empirical).abs().max()) < 1.95 / 20_000**0.5
+
+
+@pytest.mark.parametrize("path", [PATHS["flow"], PATHS["linear"]], ids=["flow", "linear"])
+def test_a_shift_multiplies_sigma_over_alpha_of_every_draw(path):
+    generators = torch.Generator().manual_seed(3), torch.Generator().manual_seed(3)
+    plain = LogitNormal(std=0.5).sample(64, path, generator=generators[0])
+    shifted = LogitNormal(std=0.5, shift=3.0).sample(64, path, generator=generators[1])
+    moved = path.log_snr(plain.double()) - path.log_snr(shifted.double())
+    inside = shifted < 0.999
+    assert inside.sum() > 50
+    torch.testing.assert_close(moved[inside], torch.full_like(moved[inside], 2 * math.log(3)), rtol=2e-3, atol=0)
+
+
+def test_the_shift_by_tokens_is_the_root_of_their_number():
+    assert token_shift(32, 2) == 1
+    assert token_shift(64, 2) == 2
+    assert token_shift(64, 4, base_tokens=64) == pytest.approx(2.0)
 
 
 def test_a_stratified_batch_has_one_draw_in_each_stratum():
-    t = Uniform(stratified=True).sample(64)
+    path = PATHS["flow"]
+    t = Uniform(stratified=True).sample(64, path)
     assert (t * 64).floor().long().tolist() == list(range(64))
-    assert len((Uniform(stratified=False).sample(64) * 64).floor().unique()) < 64
+    assert len((Uniform(stratified=False).sample(64, path) * 64).floor().unique()) < 64
+
+
+def test_all_ranks_together_have_one_draw_in_each_stratum():
+    shares = [Uniform().sample(16, PATHS["flow"], rank=rank, ranks=4) for rank in range(4)]
+    strata = (torch.cat(shares) * 64).floor().long()
+    assert sorted(strata.tolist()) == list(range(64))
+    for share in shares:  # each rank sees all noise levels
+        assert float(share.min()) < 1 / 16
+        assert float(share.max()) > 15 / 16
 
 
 def test_times_are_never_an_end():
-
-    for law in (Uniform(), LogitNormal()):
-        assert law.quantile(torch.tensor([2**-25, 1 - 2**-24])).isfinite().all()
-    many = Uniform(stratified=True).sample(2**20)
+    path = PATHS["flow"]
+    for law in (Uniform(), LogitNormal(), LogNormalSigma(), LogUniformSigma()):
+        assert law.quantile(torch.tensor([2**-25, 1 - 2**-24]), path).isfinite().all()
+    many = Uniform(stratified=True).sample(2**20, path)
     assert float(many.min()) > 0
     assert float(many.max()) < 1
+    beyond = LogUniformSigma(1e-9, 1e9).sample(1000, PATHS["linear"])  # the table holds neither
+    assert ((beyond > 0) & (beyond < 1)).all()
 
 
 def test_bad_settings_are_refused():
@@ -101,3 +263,11 @@ def test_bad_settings_are_refused():
         LogitNormal(std=0)
     with pytest.raises(ValueError, match=r"loss\.max_gain must be positive or null, got -1"):
         MSE("x0", max_gain=-1)
+    with pytest.raises(ValueError, match=r"times\.std must be positive, got -1"):
+        LogNormalSigma(std=-1)
+    with pytest.raises(ValueError, match=r"times\.low and times\.high must be 0 < low < high, got 2 and 1"):
+        LogUniformSigma(2, 1)
+    with pytest.raises(ValueError, match=r"times\.shift must be positive, got 0"):
+        Uniform(shift=0)
+    with pytest.raises(ValueError, match=r"loss\.gamma must be positive, got 0"):
+        MinSNR(0)

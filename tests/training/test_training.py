@@ -10,7 +10,7 @@ from lightning import Callback, Trainer
 from PIL import Image
 
 from dit.checkpoint import check_resume, load, read
-from dit.diffusion import LogitNormal, TimeDistribution
+from dit.diffusion import LogitNormal, TimeDistribution, Uniform
 from dit.output import contact_sheet
 from dit.solvers import CFG, Sampler
 from dit.training import LevelLoss, Preview, SaveCheckpoint
@@ -74,7 +74,7 @@ def test_every_rank_draws_its_own_noise(tmp_path, monkeypatch):
         model = module(digits())
         monkeypatch.setattr(type(model), "global_rank", rank)
         model.log = lambda *a, **k: None
-        model._trainer = SimpleNamespace(fit_loop=SimpleNamespace(total_batch_idx=5), global_step=5)
+        model._trainer = SimpleNamespace(fit_loop=SimpleNamespace(total_batch_idx=5), global_step=5, world_size=2)
         monkeypatch.setattr(
             model, "losses", lambda x0, y, t, eps, rank=rank: drawn.setdefault(rank, eps).mean((1, 2, 3))
         )
@@ -105,7 +105,7 @@ def test_training_overfits_one_batch(tmp_path):
 
 @dataclass(frozen=True)
 class Middle(TimeDistribution):
-    def quantile(self, p):
+    def quantile(self, p, path):
         return torch.full_like(p, 0.5)
 
 
@@ -125,7 +125,7 @@ def test_accumulated_half_batches_equal_the_full_batch(tmp_path, monkeypatch):
 def test_every_micro_batch_draws_anew(tmp_path, monkeypatch):
     """Were the seed one of the step, accumulated batches would repeat each other's times and noise."""
     drawn, draw = [], LogitNormal.sample
-    monkeypatch.setattr(LogitNormal, "sample", lambda *args: drawn.append(draw(*args)) or drawn[-1])
+    monkeypatch.setattr(LogitNormal, "sample", lambda *args, **kw: drawn.append(draw(*args, **kw)) or drawn[-1])
     fit(tmp_path, 3, settings={"accumulate_grad_batches": 2})
     assert len(drawn) == 6
     assert len({tuple(t.tolist()) for t in drawn}) == 6
@@ -380,3 +380,16 @@ def test_learning_rates_rise_and_fall():
     assert falling[10:] == pytest.approx([0.2, 0.2])
     with pytest.raises(ValueError, match=r"scheduler\.total must exceed scheduler\.warmup=5, got 5"):
         cosine(torch.optim.SGD([torch.zeros(1)], lr=1.0), total=5, warmup=5)
+
+
+def test_ranks_share_the_strata_of_a_batch(monkeypatch):
+    """Two ranks of 8 draw one time in each of 16 strata."""
+    drawn = []
+    for rank in (0, 1):
+        model = module(digits(), times=Uniform())
+        monkeypatch.setattr(type(model), "global_rank", rank)
+        model.log = lambda *a, **k: None
+        model._trainer = SimpleNamespace(fit_loop=SimpleNamespace(total_batch_idx=5), global_step=5, world_size=2)
+        monkeypatch.setattr(model, "losses", lambda x0, y, t, eps: drawn.append(t) or eps.mean((1, 2, 3)))
+        model.training_step((torch.zeros(8, 1, 8, 8), torch.zeros(8).long(), torch.arange(8)), 0)
+    assert sorted((torch.cat(drawn) * 16).floor().long().tolist()) == list(range(16))

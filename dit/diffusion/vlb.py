@@ -1,0 +1,68 @@
+"""The loss of a learned variance: the variational bound beside the squared error."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from dit.diffusion.loss import Loss
+from dit.diffusion.posterior import ReverseStep
+from dit.diffusion.prediction import Prediction
+from dit.diffusion.table import DiscreteVP
+
+
+class HybridVLB(Loss):
+    """`inner` + weight x steps x one term of the variational bound, in bits a value (Nichol and Dhariwal 2021, eq. 16).
+
+    The term is KL(q(x_s | x_t, x0) || p(x_s | x_t)) one entry of the table below t, and at the first entry the
+    likelihood of x0 in bins of `bin_width` (2/255: bytes on [-1, 1]). The mean of p is held constant, so the bound
+    trains the variance alone. path: a table, whose entries are the steps.
+    """
+
+    learns_variance = True
+
+    def __init__(self, inner: Loss, path: DiscreteVP, weight: float = 1e-3, bin_width: float = 2 / 255):
+        if not isinstance(path, DiscreteVP):
+            raise ValueError(f"loss=hybrid_vlb needs a path with steps, DiscreteVP; got {type(path).__name__}")
+        self.inner, self.path, self.weight, self.bin_width = inner, path, weight, bin_width
+
+    def __call__(self, prediction: Prediction, x0: Tensor, eps: Tensor) -> Tensor:
+        bound = self.path.num_steps * self.bound(prediction, x0)  # [B]
+        return self.inner(prediction, x0, eps) + self.weight * bound  # [B]
+
+    def bound(self, prediction: Prediction, x0: Tensor) -> Tensor:
+        """The term at prediction's t, in bits a value [B]."""
+        assert prediction.variance is not None
+        steps, c = self.path.num_steps, prediction.coefficients
+        t = self.path.t_from_log_snr(2 * (c.alpha.double() / c.sigma.double()).log()).expand(len(x0))  # [B]
+        # The posterior of the first step has no variance: its logarithm is taken one entry later, as is customary.
+        chain = self._step(t, x0)
+        chain = ReverseStep(chain.share, self._step(t.clamp(min=2 / steps), x0).small, chain.large)
+        log_variance = chain.learned(prediction.variance).log()  # [B, *D]
+        x0_hat = prediction.x0.detach()  # [B, *D]
+        there = self.path.coefficients((t - 1 / steps).clamp(min=0)).like(x0)
+        off = chain.share * there.alpha * (x0 - x0_hat)  # [B, *D], between the means
+        divergence = 0.5 * (
+            log_variance - chain.small.log() - 1 + (chain.small + off.square()) * torch.exp(-log_variance)
+        )  # [B, *D]
+        first = (t <= 1 / steps).view(-1, *[1] * (x0.ndim - 1))
+        surprise = -_log_bin(x0, x0_hat, torch.exp(log_variance / 2), self.bin_width)  # [B, *D]
+        return torch.where(first, surprise, divergence).flatten(1).mean(1) / math.log(2)  # [B]
+
+    def _step(self, t: Tensor, x: Tensor) -> ReverseStep:
+        there = self.path.coefficients((t - 1 / self.path.num_steps).clamp(min=0))
+        chain = ReverseStep.between(self.path.coefficients(t), there)
+        shape = (-1, *[1] * (x.ndim - 1))
+        return ReverseStep(*(part.to(x).view(shape) for part in (chain.share, chain.small, chain.large)))
+
+
+def _log_bin(x: Tensor, mean: Tensor, std: Tensor, width: float) -> Tensor:
+    """Log of what N(mean, std^2) puts into the bin of `width` around x; the bins at -1 and 1 are open outwards."""
+    scale = std * math.sqrt(2)
+    upper = (1 + torch.erf((x + width / 2 - mean) / scale)) / 2
+    lower = (1 + torch.erf((x - width / 2 - mean) / scale)) / 2
+    upper = torch.where(x > 1 - width / 4, torch.ones_like(upper), upper)
+    lower = torch.where(x < -1 + width / 4, torch.zeros_like(lower), lower)
+    return (upper - lower).clamp(min=1e-12).log()
