@@ -1,0 +1,178 @@
+"""The axes of the network on digits at equal compute: `python -m benchmarks.axes` writes docs/axes.json and a table.
+
+Every arm is `experiment=digits` with one axis changed, trained for as many steps as its GFLOPs allow within those of
+the default, with three seeds. Validation loss over the fixed levels of log-SNR, and unguided samples scored against
+the held-out digits. Training speed is measured afterwards, arm beside arm, as a ratio to the default.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+
+from benchmarks.train_step import one_step
+from data import codec_from_spec
+from dit.checkpoint import load
+from dit.evaluation import score_sampler, train_classifier
+from dit.model import DiT
+from dit.model.__main__ import count, presets
+from dit.solvers import Heun, Sampler, UniformGrid
+from dit.training import LevelLoss
+
+ROOT = Path(__file__).parents[1]
+RUNS, CACHE = ROOT / "outputs" / "axes_study", ROOT / "outputs" / "cache"
+SEEDS = (0, 1, 2)
+STEPS = 800
+PER_CLASS = 50
+
+ARMS: dict[str, dict[str, Any]] = {
+    "default: adaln_zero, layernorm, gelu, sincos": {},
+    "conditioning=adaln": {"conditioning": "adaln"},
+    "conditioning=adaln_single": {"conditioning": "adaln_single"},
+    "conditioning=in_context": {"conditioning": "in_context"},
+    "conditioning=cross_attention": {"conditioning": "cross_attention"},
+    "class_tokens=4": {"class_tokens": 4},
+    "class_tokens=4 class_tokens_from=1": {"class_tokens": 4, "class_tokens_from": 1},
+    "norm=rmsnorm": {"norm": "rmsnorm"},
+    "mlp=swiglu": {"mlp": "swiglu"},
+    "position=none": {"position": "none"},
+    "position=learned": {"position": "learned"},
+    "position=rope": {"position": "rope"},
+    "position=sincos_rope": {"position": "sincos_rope"},
+    "qk_norm=true": {"qk_norm": True},
+    "num_kv_heads=2": {"num_kv_heads": 2},
+    "num_kv_heads=1": {"num_kv_heads": 1},
+    "LightningDiT's: rmsnorm, swiglu, sincos_rope": {"norm": "rmsnorm", "mlp": "swiglu", "position": "sincos_rope"},
+    "JiT's: the same, qk_norm, class_tokens=4 from 1": {
+        "norm": "rmsnorm", "mlp": "swiglu", "position": "sincos_rope", "qk_norm": True, "class_tokens": 4,
+        "class_tokens_from": 1,
+    },
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "axes.json")
+    parser.add_argument("--workers", type=int, default=2, help="runs side by side, one thread each")
+    parser.add_argument("--part", choices=("quality", "speed"), help="only this one; the other's numbers stay")
+    options = parser.parse_args()
+    study = json.loads(options.out.read_text()) if options.out.exists() else {}
+    if options.part != "speed":
+        study["quality"] = quality(options.workers)
+        options.out.write_text(json.dumps(study, indent=1) + "\n")
+    if options.part != "quality":
+        study["speed"] = speed()
+        options.out.write_text(json.dumps(study, indent=1) + "\n")
+    print(table(study))
+
+
+def quality(workers: int) -> dict[str, Any]:
+    """By arm: GFLOPs, steps, and of each seed the scores."""
+    digits = presets()["dit_digits"]
+    gflops = {name: count(**digits | changes)[1] for name, changes in ARMS.items()}
+    base = next(iter(gflops.values()))
+    steps = {name: round(STEPS * base / cost) for name, cost in gflops.items()}
+    jobs = [(name, seed) for seed in SEEDS for name in ARMS]
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(lambda job: train(*job, steps[job[0]]), jobs))
+    parameters = {name: count(**digits | changes)[0] for name, changes in ARMS.items()}
+    return {
+        name: {
+            "gflops": gflops[name],
+            "parameters": parameters[name],
+            "steps": steps[name],
+            "seeds": [score(folder(name, seed), seed) for seed in SEEDS],
+        }
+        for name in ARMS
+    }
+
+
+def folder(name: str, seed: int) -> Path:
+    options = "-".join(f"{key}_{value}" for key, value in ARMS[name].items())  # Hydra takes no "=" in a folder's name
+    return RUNS / f"{options or 'default'}_{seed}"
+
+
+def train(name: str, seed: int, steps: int) -> None:
+    """A run, unless an earlier study has left it."""
+    where = folder(name, seed)
+    if (where / "checkpoints" / "last.ckpt").exists():
+        return
+    command = [sys.executable, "train.py", "experiment=digits", f"seed={seed}", f"trainer.max_steps={steps}"]
+    changes = [f"model.{key}={value}" for key, value in ARMS[name].items()]
+    quiet = ["validate_every=100000", "callbacks.preview.every_n_steps=100000", f"hydra.run.dir={where}"]
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
+    begun = time.monotonic()
+    subprocess.run([*command, *changes, *quiet], cwd=ROOT, check=True, env=one_thread, stdout=subprocess.DEVNULL)
+    print(f"{time.monotonic() - begun:4.0f} s  {name}, seed {seed}, {steps} steps", flush=True)
+
+
+def score(where: Path, seed: int) -> dict[str, float]:
+    """Of the first average's weights: validation loss, class accuracy and Frechet distance of unguided samples."""
+    loaded = load(where / "checkpoints" / "last.ckpt")
+    data = instantiate(loaded.passport["config"]["data"])
+    data.prepare_data()
+    data.setup()
+    train, held_out = (split.tensors(len(split)) for split in (data.train, data.validation))
+    classifier = train_classifier(train, held_out, data.num_classes, CACHE)
+    codec = codec_from_spec(loaded.passport["data"]["normalisation"])
+    losses = LevelLoss()(loaded.denoiser, codec.encode(held_out[0]), held_out[1], torch.arange(len(held_out[0])))
+    sampler = Sampler(steps=15, grid=UniformGrid(), solver=Heun(), seed=seed, batch_size=10 * PER_CLASS)
+    labels = loaded.labels(None, PER_CLASS)
+    assert labels is not None
+    scored = score_sampler(loaded.denoiser, sampler, labels, loaded.shape, codec.decode, held_out[0], classifier)
+    assert scored.accuracy is not None
+    loss = float(torch.stack(list(losses.values())).mean())
+    return {"loss": loss, "accuracy": scored.accuracy, "frechet": scored.frechet}
+
+
+def speed(rounds: int = 40, batch: int = 64) -> dict[str, dict[str, float]]:
+    """Images a second of a training step, and its median ratio to the default's of the same round."""
+    steps = {}
+    for name, changes in ARMS.items():
+        torch.manual_seed(0)
+        steps[name] = one_step(DiT(**presets()["dit_digits"] | changes), torch.randn(batch, 1, 8, 8))
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for number in range(rounds + 3):
+        for name, step in steps.items():
+            begun = time.perf_counter()
+            step()
+            if number >= 3:
+                seconds[name].append(time.perf_counter() - begun)
+    base = next(iter(seconds.values()))
+    return {
+        name: {
+            "images_per_second": batch / statistics.median(times),
+            "ratio": statistics.median(b / t for t, b in zip(times, base, strict=True)),
+        }
+        for name, times in seconds.items()
+    }
+
+
+def table(study: dict[str, Any]) -> str:
+    lines = [
+        "| model | parameters | steps | validation loss | class accuracy | Frechet distance | images/s over default |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, arm in study["quality"].items():
+        cells = [name, f"{arm['parameters'] / 1e6:.2f} M", f"{arm['steps']:,}"]
+        for key, digits in (("loss", 4), ("accuracy", 3), ("frechet", 2)):
+            values = [run[key] for run in arm["seeds"]]
+            cells.append(f"{statistics.mean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}")
+        cells.append(f"{study['speed'][name]['ratio']:.2f}" if "speed" in study else "")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
