@@ -1,4 +1,4 @@
-"""WHAT IS SAVED AND HOW IT IS LOADED: a checkpoint tells everything sampling needs; nobody retypes it."""
+"""From a file of ours, a training checkpoint or an exported one, to a network ready to sample."""
 
 from __future__ import annotations
 
@@ -9,16 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from dit.checkpoint.passport import read_safetensors
 from dit.diffusion import Denoiser, path_from_spec
 from dit.model import DiT
+
+AS_GIVEN = "as given"  # weights of which their file does not say whether they are averages
 
 _ENTRIES = ("state_dict", "ema", "passport")
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A network ready to sample, with its passport. `weights` says which it has: "raw" or "ema <decay>"."""
+    """A network ready to sample, with its passport. `weights` says which it has: "raw" or "ema <decay>"; of an imported
+    one also "ema", or "as given" where its file does not say."""
 
     network: DiT
     denoiser: Denoiser
@@ -70,14 +75,21 @@ def _label(given: int | str, names: list[str]) -> int:
 
 
 def load(file: str | Path, weights: str = "ema", device: str | torch.device = "cpu", key: str = "checkpoint") -> Loaded:
-    """Rebuild network and denoiser from a training checkpoint, in evaluation mode on `device`.
+    """Rebuild network and denoiser from a training checkpoint, in evaluation mode on `device`; or from a .safetensors
+    file that `export_safetensors` wrote.
 
-    weights: "ema" (the first decay), "raw", or one of the decays, such as "0.999". key: the setting to blame.
+    weights: "ema" (the first decay), "raw", or one of the decays, such as "0.999". An exported file has one set of
+    weights, which "ema" takes, whatever it is. key: the setting to blame.
 
     Raises ValueError, in one sentence, for a file that is missing, truncated, of another kind, or without `weights`.
     """
+    if Path(file).suffix == ".safetensors":
+        _check_file(Path(file), key)
+        stored, state = read_safetensors(Path(file), key)
+        check_weights(weights, stored.weights)
+        return build(state, stored.passport, stored.weights, stored.step, device)
     contents = read(file, key)
-    passport, averages = contents["passport"], contents["ema"]["averages"]
+    averages = contents["ema"]["averages"]
     decays = list(averages)
     if weights == "raw":
         prefix = "network."
@@ -87,11 +99,32 @@ def load(file: str | Path, weights: str = "ema", device: str | torch.device = "c
         state, weights = averages[chosen], f"ema {chosen}"
     else:
         raise ValueError(f"weights must be ema, raw or one of {', '.join(decays)}, got {weights!r}")
+    return build(state, contents["passport"], weights, contents.get("global_step", 0), device)
+
+
+def check_weights(asked: str, stored: str) -> None:
+    """ValueError where a file that holds the weights `stored` alone was `asked` for others."""
+    allowed = ["ema"] if stored in ("ema", AS_GIVEN) else ["ema", stored.removeprefix("ema ")]
+    if str(asked) not in allowed:
+        raise ValueError(f"weights must be {' or '.join(allowed)} where a file has one set ({stored}), got {asked!r}")
+
+
+def build(
+    state: dict[str, Tensor], passport: dict[str, Any], weights: str, step: int, device: str | torch.device = "cpu"
+) -> Loaded:
+    """The network and the denoiser that `passport` describes, with the weights `state`, in evaluation mode."""
     network = DiT(**passport["model"])
     network.load_state_dict(state)
     network.eval().requires_grad_(False).to(device)
-    denoiser = Denoiser(network, path_from_spec(passport["path"]), passport["kind"], network.trained_null_label)
-    return Loaded(network, denoiser, passport, weights, contents.get("global_step", 0))
+    denoiser = Denoiser(
+        network,
+        path_from_spec(passport["path"]),
+        passport["kind"],
+        network.trained_null_label,
+        sigma_data=passport.get("sigma_data", 1.0),  # passports of before it was written have none
+        learned_variance=network.arguments["learn_variance"],
+    )
+    return Loaded(network, denoiser, passport, weights, step)
 
 
 def load_denoiser(file: str | Path, weights: str = "ema") -> Denoiser:
@@ -109,18 +142,33 @@ def check_resume(file: str | Path, max_steps: int) -> None:
 def read(file: str | Path, key: str = "checkpoint") -> dict[str, Any]:
     """The plain containers of a checkpoint, on the CPU. ValueError, blaming the setting `key`, if it is not ours."""
     file = Path(file)
+    _check_file(file, key)
+    contents = unpickled(file, key)
+    if not isinstance(contents, dict) or not all(entry in contents for entry in _ENTRIES):
+        raise ValueError(
+            f"{key}={file} is of another kind: it has no {', '.join(_ENTRIES)} as train.py writes them; files of "
+            "others are made ours by python -m dit.checkpoint import"
+        )
+    return contents
+
+
+def _check_file(file: Path, key: str) -> None:
     if not file.exists():
         raise ValueError(f"{key}={file} does not exist; give the path of a .ckpt file that train.py wrote")
     if file.is_dir():
         raise ValueError(f"{key}={file} is a folder; give the path of a .ckpt file that train.py wrote")
+
+
+def unpickled(file: Path, key: str) -> Any:
+    """What torch.load makes of an existing file, on the CPU, of tensors and plain containers alone.
+
+    ValueError, blaming the setting `key`, where it cannot.
+    """
     try:
-        contents = torch.load(file, map_location="cpu", weights_only=True)
+        return torch.load(file, map_location="cpu", weights_only=True)
     except PermissionError as error:
         raise ValueError(f"{key}={file} cannot be read: {error.strerror}") from error
     except (RuntimeError, EOFError, OSError, KeyError, pickle.UnpicklingError) as error:
         raise ValueError(
             f"{key}={file} cannot be read ({file.stat().st_size:,} bytes): it is truncated or no checkpoint"
         ) from error
-    if not isinstance(contents, dict) or not all(entry in contents for entry in _ENTRIES):
-        raise ValueError(f"{key}={file} is of another kind: it has no {', '.join(_ENTRIES)} as train.py writes them")
-    return contents

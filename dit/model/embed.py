@@ -47,8 +47,9 @@ class TimeEmbed(nn.Module):
     def forward(self, time: Tensor) -> Tensor:
         # Computed here rather than kept as a buffer, which a network cast to bfloat16 would cast as well.
         half = self.frequency_channels // 2
-        steps = torch.arange(half, device=time.device, dtype=torch.float32) / (half - self.endpoint)
-        angle = time.float()[:, None] * torch.exp(-math.log(10_000) * steps)  # [B, F/2]
+        # In this order, which is that of the published networks: a last digit of a frequency is seen a thousandfold.
+        exponents = -math.log(10_000) * torch.arange(half, device=time.device, dtype=torch.float32)
+        angle = time.float()[:, None] * torch.exp(exponents / (half - self.endpoint))  # [B, F/2]
         wave = torch.cat([angle.cos(), angle.sin()], dim=1)  # [B, F]
         return self.leave(self.silu(self.enter(wave.to(self.enter.weight.dtype))))  # [B, W]
 

@@ -1,0 +1,128 @@
+"""Look into checkpoints, take in those of others, give ours away: `python -m dit.checkpoint inspect FILE`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from dit.checkpoint.exporting import check_out, export_diffusers, export_safetensors
+from dit.checkpoint.importing import SOURCES, import_loaded
+from dit.checkpoint.load import Loaded, load
+
+_WIDTH = 100  # of a table's second column
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0, or 1 after a mistake, which is told in one sentence."""
+    said = _parser().parse_args(arguments)
+    with warnings.catch_warnings(record=True, action="always") as told:
+        try:
+            said.command(said)
+        except (ValueError, OSError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+    for warning in told:
+        print(f"warning: {warning.message}", file=sys.stderr)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m dit.checkpoint", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="inspect | import | export")
+
+    inspect = commands.add_parser("inspect", help="print what a checkpoint says of itself")
+    inspect.add_argument("file", help=".ckpt, .safetensors, a folder of diffusers, or with --source those of others")
+    inspect.add_argument("--source", choices=SOURCES)
+    inspect.set_defaults(command=_inspect)
+
+    take = commands.add_parser("import", help="make a checkpoint of others ours")
+    take.add_argument("source", choices=SOURCES)
+    take.add_argument("file", help=".pt or .pth file, or a folder of diffusers")
+    take.add_argument("out", help="the .safetensors file to write")
+    take.add_argument("--class-names", type=Path, help="a text file, one name a line, label by label")
+    take.set_defaults(command=_import)
+    for command in (inspect, take):
+        command.add_argument("--num-heads", type=int, help="for widths of which no number of heads was published")
+        command.add_argument("--num-classes", type=int, help="for a network trained without label dropout")
+        command.add_argument("--class-tokens-from", type=int, help="the block from which JiT's class tokens stand")
+
+    give = commands.add_parser("export", help="write weights and passport for others")
+    give.add_argument("file", help=".ckpt or .safetensors of ours")
+    give.add_argument("out", help="the .safetensors file, or the folder for diffusers, to write")
+    give.add_argument("--to", choices=("safetensors", "diffusers"), default="safetensors")
+    give.add_argument("--vae", type=Path, help="folder of the autoencoder to put beside it, for diffusers")
+    give.set_defaults(command=_export)
+    for command in (inspect, take, give):
+        command.add_argument("--weights", default="ema", help="ema (the default), raw, or an average's decay")
+    return parser
+
+
+def _inspect(said: argparse.Namespace) -> None:
+    source = said.source or ("diffusers" if Path(said.file).is_dir() else None)
+    if source is None:
+        for name in ("num_heads", "num_classes", "class_tokens_from"):
+            if getattr(said, name) is not None:
+                raise ValueError(f"--{name.replace('_', '-')}={getattr(said, name)} needs --source; ours say it")
+    loaded = load(said.file, said.weights) if source is None else _imported(said, source)
+    rows = list(_rows(loaded))
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        print(f"{name:<{width}}  {value}")
+
+
+def _import(said: argparse.Namespace) -> None:
+    check_out(said.out, ".safetensors")
+    export_safetensors(_imported(said, said.source), said.out)
+    print(said.out)
+
+
+def _export(said: argparse.Namespace) -> None:
+    if said.to == "safetensors" and said.vae is not None:
+        raise ValueError(f"--vae={said.vae} belongs to --to diffusers")
+    check_out(said.out)
+    loaded = load(said.file, said.weights, key="file")
+    if said.to == "diffusers":
+        export_diffusers(loaded, said.out, said.vae)
+    else:
+        export_safetensors(loaded, said.out)
+    print(said.out)
+
+
+def _imported(said: argparse.Namespace, source: str) -> Loaded:
+    file = getattr(said, "class_names", None)
+    return import_loaded(
+        said.file,
+        source,
+        weights=said.weights,
+        num_heads=said.num_heads,
+        num_classes=said.num_classes,
+        class_tokens_from=said.class_tokens_from,
+        class_names=None if file is None else file.read_text().splitlines(),
+    )
+
+
+def _rows(loaded: Loaded) -> Iterator[tuple[str, str]]:
+    """The table: weights, step and number of parameters, then the passport, key by key."""
+    yield "weights", loaded.weights
+    yield "step", f"{loaded.step:,}"
+    yield "parameters", f"{sum(p.numel() for p in loaded.network.parameters()):,}"
+    yield from _flat("", loaded.passport)
+
+
+def _flat(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict) and value:
+        for key, entry in value.items():
+            yield from _flat(f"{prefix}.{key}" if prefix else str(key), entry)
+    elif isinstance(value, list | tuple):
+        text = ", ".join(map(str, value))
+        yield prefix, text if len(text) <= _WIDTH else f"{text[:_WIDTH]}... ({len(value)} in all)"
+    else:
+        yield prefix, str(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

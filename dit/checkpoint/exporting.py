@@ -1,0 +1,105 @@
+"""Ours, for others: one safetensors file with its passport, or a folder that diffusers' DiTPipeline loads."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from dit.checkpoint import diffusers
+from dit.checkpoint.load import Loaded
+from dit.checkpoint.passport import Stored
+
+_PIPELINE_NULL_LABEL = 10**3  # written into DiTPipeline, whatever its network
+
+
+def export_safetensors(loaded: Loaded, out: str | Path) -> None:
+    """Writes the weights of `loaded`, with the passport, which of them they are and their step as JSON metadata, to
+    `out`, which `load` reads.
+
+    Raises ValueError where `out` is there already, is in no folder, or does not end in .safetensors.
+    """
+    check_out(out, ".safetensors")
+    with whole(out) as file:
+        save_file(loaded.network.state_dict(), file, _stored(loaded).metadata)
+
+
+def export_diffusers(loaded: Loaded, out: str | Path, vae: str | Path | None = None) -> None:
+    """Writes a pipeline folder: transformer, a DDIMScheduler, class names, and a copy of the folder `vae`, if given;
+    without one, `DiTPipeline.from_pretrained(out, vae=...)` has to be told. Importing it gives `loaded` back.
+
+    Warns where diffusers will not quite compute what we do: its sinusoid of time has other frequencies than networks
+    without `time_endpoint` learned, and its pipeline guides with a fixed label for "no class".
+
+    Raises ValueError where `out` is there already or in no folder, `vae` is no such folder, or its classes cannot
+    compute the network, path or kind.
+    """
+    check_out(out)
+    arguments = loaded.network.arguments
+    diffusers.check_fits(loaded.passport, arguments)
+    if vae is not None and not (Path(vae) / diffusers.CONFIG).exists():
+        raise ValueError(f"vae={vae} is no folder of diffusers: it has no {diffusers.CONFIG}")
+    if not arguments["time_endpoint"]:
+        warnings.warn(
+            "diffusers gives the network times of slightly other frequencies than it was trained with "
+            "(model.time_endpoint=false), so its pictures will differ a little from ours",
+            stacklevel=2,
+        )
+    if arguments["num_classes"] != _PIPELINE_NULL_LABEL:
+        warnings.warn(
+            f"DiTPipeline takes label {_PIPELINE_NULL_LABEL} for no class whatever the network, so its guidance is "
+            f"wrong or fails with {arguments['num_classes']} classes; give it guidance_scale=1, or sample with ours",
+            stacklevel=2,
+        )
+    with whole(out) as folder:
+        for name in ("transformer", "scheduler"):
+            (folder / name).mkdir(parents=True)
+        tensors = diffusers.to_diffusers(loaded.network.state_dict(), arguments)
+        save_file(tensors, folder / "transformer" / diffusers.WEIGHTS, _stored(loaded).metadata)
+        _write(folder / "transformer" / diffusers.CONFIG, diffusers.transformer_config(arguments))
+        scheduler = diffusers.scheduler_config(loaded.passport["path"], loaded.passport["kind"])
+        _write(folder / "scheduler" / diffusers.SCHEDULER_CONFIG, scheduler)
+        _write(folder / diffusers.INDEX, diffusers.pipeline_index(loaded.class_names))
+        if vae is not None:
+            shutil.copytree(vae, folder / "vae")
+
+
+def check_out(out: str | Path, suffix: str | None = None) -> None:
+    """ValueError, before any work, where `out` is there already, is in no folder, or does not end in `suffix`."""
+    out = Path(out)
+    if out.exists():
+        raise ValueError(f"out={out} is there already; give another name")
+    if not out.parent.is_dir():
+        raise ValueError(f"out={out} cannot be written: {out.parent} is no folder")
+    if suffix is not None and out.suffix != suffix:
+        raise ValueError(f"out={out} must end in {suffix}")
+
+
+@contextmanager
+def whole(out: str | Path) -> Iterator[Path]:
+    """A name beside `out` to write to, which becomes `out` at the end; nothing is left where that is not reached."""
+    out = Path(out)
+    unfinished = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        yield unfinished
+        unfinished.rename(out)
+    except BaseException:
+        if unfinished.is_dir():
+            shutil.rmtree(unfinished)
+        unfinished.unlink(missing_ok=True)
+        raise
+
+
+def _stored(loaded: Loaded) -> Stored:
+    return Stored(loaded.passport, loaded.weights, loaded.step)
+
+
+def _write(file: Path, contents: dict[str, Any]) -> None:
+    file.write_text(json.dumps(contents, indent=2) + "\n")

@@ -1,0 +1,139 @@
+"""Checkpoints of others, as ours: with everything that sampling needs and their files do not say."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from dit.checkpoint import diffusers
+from dit.checkpoint.load import AS_GIVEN, Loaded, build, check_weights
+from dit.checkpoint.reference import FAMILIES, convert, read_weights
+from dit.checkpoint.shapes import Told
+from dit.diffusion import Denoiser, DiscreteVP, GaussianPath
+
+SOURCES = (*FAMILIES, "diffusers")
+
+_SD_SCALE = 0.18215  # scaling factor of Stable Diffusion's autoencoder, in whose latents DiT and SiT were trained
+
+
+def import_checkpoint(file: str | Path, source: str, **told: Any) -> Denoiser:
+    """The denoiser of somebody else's checkpoint, with its `network`, ready for `dit.solvers.sample`; arguments and
+    errors are those of `import_loaded`."""
+    return import_loaded(file, source, **told).denoiser
+
+
+def import_loaded(
+    file: str | Path,
+    source: str,
+    *,
+    weights: str = "ema",
+    num_heads: int | None = None,
+    num_classes: int | None = None,
+    class_tokens_from: int | None = None,
+    class_names: Sequence[str] | None = None,
+) -> Loaded:
+    """The network of somebody else's checkpoint, with a passport of ours.
+
+    source: "dit", "sit", "lightningdit" or "jit", whose `file` is a state dict or a training checkpoint; or
+    "diffusers", whose `file` is the folder of a DiTTransformer2DModel, or of the pipeline it is in. weights: "ema", or
+    "raw" where a training checkpoint has both.
+
+    What shapes do not tell is known for the published sizes, else to be said: num_heads; class_tokens_from, the block
+    from which JiT's class tokens stand; num_classes, for a network trained without label dropout, whose table has no
+    row for "no class". class_names: one a label; their numbers, or what diffusers' folder says, if None.
+
+    Raises ValueError, in one sentence, for a file that is none of these, with all differences of names and shapes, and
+    for what is still to be said.
+    """
+    if source not in SOURCES:
+        raise ValueError(f"source must be one of {', '.join(SOURCES)}, got {source!r}")
+    file, told = Path(file), Told(num_heads, num_classes, class_tokens_from)
+    if source == "diffusers":
+        told.check_unused(source, "num_heads", "num_classes", "class_tokens_from")
+        return _import_folder(file, weights, class_names)
+    family = FAMILIES[source]
+    tensors, weights = read_weights(file, family, weights)
+    arguments, state = convert(file, family, tensors, told)
+    if source == "jit" and arguments["image_size"] >= 512:
+        warnings.warn(
+            "JiT was published at 512 pixels with noise of standard deviation 2, and is sampled here with 1; train or "
+            "choose one of noise_scale 1",
+            UserWarning,
+            stacklevel=2,
+        )
+    scale = _SD_SCALE if source in ("dit", "sit") else None  # LightningDiT's statistics are in a file of their own
+    normalisation = _normalisation(arguments["channels"], scale)
+    passport = _passport(arguments, family.path, family.kind, normalisation, source, class_names)
+    return _complete(build(state, passport, weights, 0))
+
+
+def _import_folder(folder: Path, weights: str, class_names: Sequence[str] | None) -> Loaded:
+    found = diffusers.read_folder(folder)
+    if found.stored is not None:
+        stored, passport = found.stored, found.stored.passport
+        check_weights(weights, stored.weights)
+        if class_names is not None:
+            names = _class_names(class_names, passport["data"]["num_classes"])
+            passport = passport | {"data": passport["data"] | {"class_names": names}}
+        state = diffusers.from_diffusers(folder, found.tensors, passport["model"])
+        return build(state, passport, stored.weights, stored.step)
+    check_weights(weights, AS_GIVEN)
+    arguments = diffusers.arguments_of(folder, found.config)
+    state = diffusers.from_diffusers(folder, found.tensors, arguments)
+    # A transformer alone does not say what it was trained on: the published ones on DiT's own table.
+    path, kind = DiscreteVP.linear(), "eps"
+    if found.scheduler is not None:
+        path, kind = diffusers.path_and_kind(folder, found.scheduler)
+    if found.vae is not None:
+        normalisation = {"name": "Latents", "scale": found.vae.get("scaling_factor", _SD_SCALE)}
+    else:
+        normalisation = _normalisation(arguments["channels"], _SD_SCALE)
+    labels = [str(label) for label in range(arguments["num_classes"])]
+    if class_names is None and all(label in found.labels for label in labels):
+        class_names = [found.labels[label] for label in labels]
+    passport = _passport(arguments, path, kind, normalisation, "diffusers", class_names)
+    return _complete(build(state, passport, AS_GIVEN, 0))
+
+
+def _passport(
+    arguments: dict[str, Any],
+    path: GaussianPath,
+    kind: str,
+    normalisation: dict[str, Any],
+    source: str,
+    class_names: Sequence[str] | None,
+) -> dict[str, Any]:
+    facts = {key: arguments[key] for key in ("image_size", "channels", "num_classes")}
+    facts |= {"class_names": _class_names(class_names, facts["num_classes"]), "normalisation": normalisation}
+    return {
+        "model": arguments,
+        "path": path.spec,
+        "kind": kind,
+        "sigma_data": 1.0,
+        "data": facts,
+        "config": {"imported_from": source},
+    }
+
+
+def _complete(loaded: Loaded) -> Loaded:
+    """With the arguments that the shapes did not have to tell."""
+    return replace(loaded, passport=loaded.passport | {"model": loaded.network.arguments})
+
+
+def _class_names(given: Sequence[str] | None, count: int) -> list[str]:
+    if given is None:
+        return [str(label) for label in range(count)]
+    if len(given) != count or len(set(given)) != count:
+        raise ValueError(f"class_names must be {count} different names, got {len(given)} ({len(set(given))} different)")
+    return list(given)
+
+
+def _normalisation(channels: int, scale: float | None) -> dict[str, Any]:
+    """Grey and colour are taken for pixels from -1 to 1; four channels for latents times `scale`. For others no scale
+    is known."""
+    if channels in (1, 3):
+        return {"name": "Pixels", "mean": 0.5, "std": 0.5}
+    return {"name": "Latents", "scale": scale if channels == 4 else None}

@@ -1,0 +1,53 @@
+"""Weights with their passport: safetensors files whose metadata tell everything sampling needs, as JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+_KEY = "ditlab"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What is written beside weights. weights: which they are, as `Loaded` says it; step: of the run they are from."""
+
+    passport: dict[str, Any]
+    weights: str
+    step: int
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """For a safetensors file. "format" is what diffusers asks for."""
+        return {"format": "pt", _KEY: json.dumps(asdict(self))}
+
+
+def read_safetensors(file: Path, key: str) -> tuple[Stored, dict[str, Tensor]]:
+    """The passport and the weights of an existing file that we wrote. ValueError, blaming the setting `key`, else."""
+    stored, tensors = open_safetensors(file, key)
+    if stored is None:
+        raise ValueError(
+            f"{key}={file} is of another kind: it has no passport in its metadata as python -m dit.checkpoint writes it"
+        )
+    return stored, tensors
+
+
+def open_safetensors(file: Path, key: str) -> tuple[Stored | None, dict[str, Tensor]]:
+    """The weights of an existing file on the CPU, and its passport if it is ours. ValueError where it is no such
+    file."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except PermissionError as error:
+        raise ValueError(f"{key}={file} cannot be read: {error.strerror}") from error
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"{key}={file} cannot be read ({file.stat().st_size:,} bytes): it is truncated or no safetensors file"
+        ) from error
+    return (Stored(**json.loads(metadata[_KEY])) if _KEY in metadata else None), tensors
