@@ -114,10 +114,11 @@ def convert(
     arguments, built = arguments_of(file, family.name, tensors, told, modern=family.modern, position=family.position)
     arguments["learn_variance"] = family.learns_variance and built["learn_variance"]
     with torch.device("meta"):
-        shapes = {name: tuple(tensor.shape) for name, tensor in DiT(**{**arguments, **built}).state_dict().items()}
+        network = DiT(**{**arguments, **built})
+    shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
 
     expected = {_theirs(name): _their_shape(name, shape, arguments) for name, shape in shapes.items()}
-    tables = _fixed_tables(tensors, arguments)
+    tables = _fixed_tables(tensors, network.arguments)
     check_names(file, family.name, tensors, expected | {name: tuple(table.shape) for name, table in tables.items()})
     for name, table in tables.items():
         check_table(file, family.name, name, tensors[name], table)

@@ -1,0 +1,429 @@
+"""Checkpoints of others: the imported denoiser is the network they were trained with."""
+
+import argparse
+import json
+
+import diffusers
+import pytest
+import torch
+
+from dit.checkpoint import import_checkpoint, import_loaded
+from dit.diffusion import DiscreteVP
+from dit.solvers import CFG, Ancestral, make_grid, sample
+from tests.checkpoint.foreign import as_diffusers, forward, weights
+
+X = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+LABELS = torch.tensor([0, 4, 5])  # the last is the null label
+T = torch.tensor([0.001, 0.5, 1.0])
+MODERN = {"rms": True, "gated": True, "rope": True}
+
+
+def assert_same(ours, theirs):
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+
+
+def saved(folder, contents, name="foreign.pt"):
+    torch.save(contents, folder / name)
+    return folder / name
+
+
+def their_transformer(w=None, *, original, norm_eps=1e-6, heads=2, width=24, depth=2, **sizes):
+    """diffusers' network with the weights `w`, or random ones; `original` undoes what it does unlike DiT's own code."""
+    sizes = {"in_channels": 4, "out_channels": 8, "sample_size": 8, "num_embeds_ada_norm": 5} | sizes
+    model = diffusers.DiTTransformer2DModel(
+        num_attention_heads=heads, attention_head_dim=width // heads, num_layers=depth, norm_eps=norm_eps, **sizes
+    ).eval()
+    if w is None:
+        w = as_diffusers(weights(width, depth, classes=sizes["num_embeds_ada_norm"], doubled=True, heads=heads))
+    model.load_state_dict(w)
+    for block in model.transformer_blocks if original else ():
+        block.norm1.emb.time_proj.downscale_freq_shift = 0
+    return model
+
+
+def test_a_dit_is_diffusers_dit(tmp_path):
+    w = weights(doubled=True)
+    theirs = their_transformer(as_diffusers(w), original=True)
+    ours = import_checkpoint(saved(tmp_path, w), "dit", num_heads=2)
+    with torch.no_grad():
+        expected = theirs(X, 1000 * T - 1, LABELS).sample
+        assert_same(ours.network(X, 1000 * T - 1, LABELS), expected)
+        said = ours(X, T, LABELS)
+    assert_same(torch.cat([said.eps, said.variance], 1), expected)
+    assert expected.std() > 0.3
+    assert said.kind == "eps"
+    assert ours.null_label == 5
+
+
+def test_a_dit_is_the_paper_s(tmp_path):
+    w = weights(doubled=True, patch=4, side=2)
+    ours = import_checkpoint(saved(tmp_path, w), "dit", num_heads=2)
+    assert_same(ours.network(X, 1000 * T - 1, LABELS), forward(w, X, 1000 * T - 1, LABELS))
+
+
+@pytest.mark.parametrize("norm_eps", [1e-6, 1e-5, 1e-2])
+@pytest.mark.parametrize("safe", [True, False])
+def test_a_folder_of_diffusers_is_its_network(tmp_path, norm_eps, safe):
+    theirs = their_transformer(original=False, norm_eps=norm_eps)
+    theirs.save_pretrained(tmp_path / "model", safe_serialization=safe)
+    ours = import_checkpoint(tmp_path / "model", "diffusers")
+    with torch.no_grad():
+        assert_same(ours.network(X, 1000 * T - 1, LABELS), theirs(X, 1000 * T - 1, LABELS).sample)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "path", "kind"),
+    [
+        (diffusers.DDIMScheduler(), DiscreteVP.linear(), "eps"),
+        (
+            diffusers.DDPMScheduler(beta_schedule="scaled_linear", beta_start=8.5e-4, beta_end=0.012),
+            DiscreteVP.scaled_linear(),
+            "eps",
+        ),
+        (
+            diffusers.DDIMScheduler(
+                100, beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", rescale_betas_zero_snr=True
+            ),
+            DiscreteVP.cosine(100, zero_terminal_snr=True),
+            "v",
+        ),
+        (
+            diffusers.DDIMScheduler(3, trained_betas=[0.1, 0.2, 0.3], prediction_type="sample"),
+            DiscreteVP([0.1, 0.2, 0.3]),
+            "x0",
+        ),
+    ],
+)
+def test_a_pipeline_says_path_kind_classes_and_scale(tmp_path, scheduler, path, kind):
+    their_transformer(original=False).save_pretrained(tmp_path / "transformer")
+    scheduler.save_pretrained(tmp_path / "scheduler")
+    (tmp_path / "vae").mkdir()
+    (tmp_path / "vae" / "config.json").write_text('{"scaling_factor": 0.5}')
+    names = ["tench", "shark", "hen", "newt", "toad, frog"]
+    (tmp_path / "model_index.json").write_text(json.dumps({"id2label": dict(enumerate(names))}))
+    loaded = import_loaded(tmp_path, "diffusers")
+    assert loaded.passport["path"] == path.spec
+    assert loaded.denoiser.path.spec == path.spec
+    assert loaded.denoiser.kind == kind
+    assert loaded.class_names == names
+    assert loaded.passport["data"]["normalisation"] == {"name": "Latents", "scale": 0.5}
+
+
+def test_guided_learned_sampling_is_diffusers_step_by_step(tmp_path):
+    """DiT as it was published: guidance on three channels, learned variance, 250 of 1,000 steps."""
+    steps = 250
+    w = weights(doubled=True)
+    theirs = their_transformer(as_diffusers(w), original=True)
+    ours = import_checkpoint(saved(tmp_path, w), "dit", num_heads=2)
+    scheduler = diffusers.DDPMScheduler(variance_type="learned_range", clip_sample=False, timestep_spacing="linspace")
+    scheduler.set_timesteps(steps)
+    noise, labels = X[:2], LABELS[:2]
+    x, trajectory, generator = noise, [], torch.Generator().manual_seed(3)
+    for timestep in scheduler.timesteps:
+        with torch.no_grad():
+            out = theirs(torch.cat([x, x]), timestep.expand(4), torch.cat([labels, torch.full_like(labels, 5)])).sample
+        cond, uncond = out.chunk(2)
+        guided = torch.cat([uncond[:, :3] + 4 * (cond[:, :3] - uncond[:, :3]), cond[:, 3:]], 1)
+        x = scheduler.step(guided, timestep, x, generator=generator).prev_sample
+        trajectory.append(x)
+    grid, seen = make_grid(ours.path, steps, "linspace"), []
+    generator = torch.Generator().manual_seed(3)
+    sample(
+        ours,
+        None,
+        labels,
+        grid=grid,
+        solver=Ancestral("learned"),
+        guidance=CFG(4.0, channels=3),
+        state=noise,
+        step_noise=lambda: torch.randn(noise.shape, generator=generator),
+        on_step=lambda context, x: seen.append(x),
+    )
+    assert len(seen) == len(trajectory) == steps
+    torch.testing.assert_close(torch.stack(seen), torch.stack(trajectory), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("doubled", [False, True])
+def test_a_sit_is_turned_around(tmp_path, doubled):
+    w = weights(doubled=doubled)
+    ours = import_checkpoint(saved(tmp_path, w), "sit", num_heads=2)
+    velocity = forward(w, X, 1 - T, LABELS)[:, :4]  # its time is 1 at data, and its velocity points there
+    said = ours(X, T, LABELS)
+    assert_same(said.velocity, -velocity)
+    assert_same(said.x0[1], X[1] + 0.5 * velocity[1])
+    assert not ours.learned_variance
+
+
+@pytest.mark.parametrize(
+    "axes",
+    [
+        MODERN,
+        MODERN | {"normed": True},
+        {"gated": True},
+        {"rms": True, "doubled": True},
+        {"rope": True},
+        MODERN | {"patch": 1, "side": 8, "width": 16},
+    ],
+    ids=str,
+)
+def test_a_lightningdit_with_any_of_its_axes(tmp_path, axes):
+    w = weights(**axes)
+    ours = import_checkpoint(saved(tmp_path, {"ema": w, "model": {}, "opt": {}}), "lightningdit", num_heads=2)
+    velocity = forward(w, X, 1 - T, LABELS, rope="rope" in axes)[:, :4]
+    assert_same(ours(X, T, LABELS).velocity, -velocity)
+
+
+JIT = MODERN | {"normed": True, "channels": 3, "bottleneck": 5}
+
+
+@pytest.mark.parametrize(
+    ("depth", "tokens", "begin", "told"),
+    [(2, 3, 1, {"class_tokens_from": 1}), (12, 2, 4, {}), (2, 0, 0, {})],
+)
+def test_a_jit(tmp_path, depth, tokens, begin, told):
+    w = weights(**JIT, depth=depth, tokens=tokens)
+    tables = {name: w.pop(name) for name in list(w) if name.startswith("feat_rope.")}
+    contents = {"model_ema1": {f"net.{name}": tensor for name, tensor in w.items()}, "model": {}, "epoch": 3}
+    ours = import_checkpoint(saved(tmp_path, contents), "jit", **told)  # heads: from the norm of queries
+    x0 = forward(w, X[:, :3], 1 - T, LABELS, rope=True, tokens_from=begin)
+    assert_same(ours(X[:, :3], T, LABELS).x0, x0)
+    if tokens:
+        for name, table in tables.items():
+            still = torch.ones(tokens, 12) if "cos" in name else torch.zeros(tokens, 12)
+            w[name.replace("feat_rope", "feat_rope_incontext")] = torch.cat([still, table])
+    again = import_checkpoint(saved(tmp_path, w | tables), "jit", **told)
+    assert torch.equal(again(X[:, :3], T, LABELS).x0, ours(X[:, :3], T, LABELS).x0)
+
+
+def test_jit_s_noise_at_512_pixels_is_warned_of(tmp_path):
+    w = weights(**JIT | {"rope": False}, width=4 * 8, patch=64, side=8)
+    with pytest.warns(UserWarning, match="512 pixels with noise of standard deviation 2"):
+        import_loaded(saved(tmp_path, w), "jit")
+
+
+def test_training_checkpoints_hold_both_weights_and_what_they_were_called_with(tmp_path):
+    ema, raw = weights(seed=1), weights(seed=2)
+    contents = {
+        "model": {f"module.{k}": v for k, v in raw.items()},
+        "ema": {f"_orig_mod.{k}": v for k, v in ema.items()},
+    }
+    file = saved(tmp_path, contents | {"opt": {"state": {}}, "args": argparse.Namespace(model="DiT-S/2", lr=1e-4)})
+    for source in ("dit", "sit"):
+        for weights_, w in (("ema", ema), ("raw", raw)):
+            loaded = import_loaded(file, source, weights=weights_, num_heads=2)
+            table = loaded.network.state_dict()["label_embed.table.weight"]
+            assert torch.equal(table, w["y_embedder.embedding_table.weight"])
+            assert loaded.weights == weights_
+    assert import_loaded(saved(tmp_path, ema), "dit", num_heads=2).weights == "as given"
+    with pytest.raises(ValueError, match=r"weights=raw is not in .*foreign\.pt; it holds weights as given"):
+        import_loaded(saved(tmp_path, ema), "dit", weights="raw", num_heads=2)
+    with pytest.raises(ValueError, match=r"weights=ema is not in .*foreign\.pt; it holds raw"):
+        import_loaded(saved(tmp_path, {"model": raw}), "dit", num_heads=2)
+
+
+def test_the_passport_of_an_imported_checkpoint(tmp_path):
+    loaded = import_loaded(saved(tmp_path, weights(doubled=True)), "dit", num_heads=2, class_names=list("abcde"))
+    assert loaded.passport["model"] == loaded.network.arguments
+    assert loaded.passport["path"] == DiscreteVP.linear().spec
+    assert loaded.passport["kind"] == "eps"
+    assert loaded.passport["config"] == {"imported_from": "dit"}
+    assert loaded.passport["data"] == {
+        "image_size": 8,
+        "channels": 4,
+        "num_classes": 5,
+        "class_names": list("abcde"),
+        "normalisation": {"name": "Latents", "scale": 0.18215},
+    }
+    assert loaded.labels("b", 2) == [1, 1]
+    assert loaded.shape == (4, 8, 8)
+    assert not loaded.network.training
+    sit = import_loaded(saved(tmp_path, weights(width=384, depth=1)), "sit")
+    assert sit.passport["path"] == {"name": "LinearFlow", "time_scale": 1.0, "data_time": True}
+    assert sit.passport["model"]["num_heads"] == 6
+    assert sit.class_names == ["0", "1", "2", "3", "4"]
+    lightning = import_loaded(saved(tmp_path, weights(channels=32)), "lightningdit", num_heads=2)
+    assert lightning.passport["data"]["normalisation"] == {"name": "Latents", "scale": None}
+    jit = import_loaded(saved(tmp_path, weights(**JIT)), "jit")
+    assert jit.passport["data"]["normalisation"] == {"name": "Pixels", "mean": 0.5, "std": 0.5}
+    assert jit.passport["kind"] == "x0"
+
+
+def test_a_network_whose_labels_were_never_dropped_has_no_null_label(tmp_path):
+    w = weights()
+    loaded = import_loaded(saved(tmp_path, w), "dit", num_heads=2, num_classes=6)
+    assert loaded.denoiser.null_label is None
+    assert loaded.network.num_classes == 6
+    assert_same(loaded.network(X, 1000 * T - 1, LABELS), forward(w, X, 1000 * T - 1, LABELS))
+
+
+def without(w, *names):
+    return {name: tensor for name, tensor in w.items() if name not in names}
+
+
+W = weights()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (W | {"blocks.0.attn.foo": X}, r"is no DiT: unknown blocks\.0\.attn\.foo$"),
+        (without(W, "final_layer.linear.bias"), r"is no DiT: missing final_layer\.linear\.bias$"),
+        (without(W, "pos_embed"), r"is no DiT: missing pos_embed$"),
+        (without(W, "blocks.0.mlp.fc1.weight"), r"is no DiT: missing blocks\.0\.mlp\.fc1\.weight$"),
+        (
+            W | {"blocks.1.attn.qkv.bias": torch.zeros(3)},
+            r"is no DiT: shape of blocks\.1\.attn\.qkv\.bias is \[3\], expected \[72\]$",
+        ),
+        (
+            W | {"final_layer.linear.weight": torch.zeros(17, 24)},
+            r"is no DiT: shape of final_layer\.linear\.weight is \[17, 24\], expected \[16, 24\]$",
+        ),
+        (W | {f"extra.{n}": X for n in range(6)}, r"unknown extra\.0, extra\.1, extra\.2, extra\.3 and 2 more$"),
+        (W | {"pos_embed": W["pos_embed"] + 1e-3}, "is no DiT: pos_embed is not the fixed table$"),
+        (W | {"pos_embed": W["pos_embed"] * float("nan")}, "is no DiT: pos_embed is not the fixed table$"),
+        (W | {"pos_embed": W["pos_embed"][:, :15]}, "pos_embed has 15 tokens, which make no square$"),
+        (weights(gated=True), r"is no DiT: missing blocks\.0\.mlp\.fc1\.weight$"),
+        (weights(rope=True), r"is no DiT: unknown feat_rope\.freqs_cos, feat_rope\.freqs_sin$"),
+        ({"state": 3}, "is no DiT: its entries are state$"),
+        ([W], "is no DiT: it holds a list rather than a state dict$"),
+    ],
+)
+def test_what_is_no_dit_is_refused_with_its_differences(tmp_path, changed, message):
+    with pytest.raises(ValueError, match=message):
+        import_checkpoint(saved(tmp_path, changed), "dit", num_heads=2)
+
+
+def test_rotation_tables_are_checked(tmp_path):
+    w = weights(**MODERN)
+    w["feat_rope.freqs_sin"] = w["feat_rope.freqs_sin"] + 1e-3
+    with pytest.raises(ValueError, match=r"is no LightningDiT: feat_rope\.freqs_sin is not the fixed table"):
+        import_checkpoint(saved(tmp_path, w), "lightningdit", num_heads=2)
+
+
+@pytest.mark.parametrize(
+    ("source", "told", "message"),
+    [
+        ("pixart", {}, "source must be one of dit, sit, lightningdit, jit, diffusers, got 'pixart'"),
+        ("dit", {}, "has width 24, of which no number of heads was published; give num_heads"),
+        ("dit", {"num_heads": 5}, "num_heads must divide hidden_size 24, got 5"),
+        ("dit", {"num_heads": 2, "weights": "0.9"}, "weights must be ema or raw for a DiT, got '0.9'"),
+        ("dit", {"num_heads": 2, "num_classes": 9}, "num_classes=9 does not fit the 6 rows of the label table"),
+        ("dit", {"num_heads": 2, "class_tokens_from": 1}, "class_tokens_from=1 does not fit .* no class tokens"),
+        ("dit", {"num_heads": 2, "class_names": ["a"]}, r"class_names must be 5 different names, got 1"),
+        ("dit", {"num_heads": 2, "class_names": list("aabbc")}, r"5 different names, got 5 \(3 different\)"),
+        ("jit", {}, "has class tokens and 2 blocks, of which no first block was published; give class_tokens_from"),
+        ("diffusers", {"num_heads": 2}, "num_heads=2 cannot be told of source=diffusers; leave it out"),
+    ],
+)
+def test_what_is_to_be_said_is_asked_in_a_sentence(tmp_path, source, told, message):
+    w = weights(**JIT, tokens=2) if source == "jit" else W
+    with pytest.raises(ValueError, match=message):
+        import_checkpoint(saved(tmp_path, w), source, **told)
+
+
+def test_files_that_are_no_checkpoint(tmp_path):
+    (tmp_path / "text").write_text("hello")
+    with pytest.raises(
+        ValueError, match=r"checkpoint=.*text cannot be read \(5 bytes\): it is truncated or no checkpoint"
+    ):
+        import_checkpoint(tmp_path / "text", "dit")
+    with pytest.raises(ValueError, match=r"checkpoint=.*nothing is no file; give the \.pt or \.pth file of a SiT"):
+        import_checkpoint(tmp_path / "nothing", "sit")
+    with pytest.raises(
+        ValueError, match=r"is no folder of diffusers; give one with transformer/ or config\.json in it"
+    ):
+        import_checkpoint(tmp_path, "diffusers")
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config\.json is no JSON"):
+        import_checkpoint(tmp_path, "diffusers")
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"has no weights; .* needs diffusion_pytorch_model\.safetensors or \.bin"):
+        import_checkpoint(tmp_path, "diffusers")
+
+
+class Attack:
+    def __reduce__(self):
+        return print, ("run",)
+
+
+def test_code_in_a_pickle_is_not_run(tmp_path, capsys):
+    with pytest.raises(ValueError, match="cannot be read"):
+        import_checkpoint(saved(tmp_path, W | {"pos_embed": Attack()}), "dit", num_heads=2)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        (
+            "config.json",
+            {"_class_name": "PixArtTransformer2DModel"},
+            "of the class PixArt.*; only DiTTransformer2DModel",
+        ),
+        (
+            "config.json",
+            {"activation_fn": "geglu"},
+            "has activation_fn='geglu'; only 'gelu-approximate' can be imported",
+        ),
+        ("config.json", {"num_layers": None}, r"has num_layers=None in its config\.json; it must be a whole number"),
+        ("config.json", {"out_channels": 5}, "has out_channels=5; it must be in_channels=4, or twice that"),
+        (
+            "config.json",
+            {"num_layers": 3},
+            r"is no DiTTransformer2DModel: missing transformer_blocks\.2\..* and 15 more",
+        ),
+        ("config.json", {"num_layers": 1}, r"is no DiTTransformer2DModel: unknown transformer_blocks\.1\."),
+        (
+            "config.json",
+            {"patch_size": 4},
+            r"shape of pos_embed\.proj\.weight is \[24, 4, 2, 2\], expected \[24, 4, 4, 4\]",
+        ),
+        (
+            "../scheduler/scheduler_config.json",
+            {"beta_schedule": "sigmoid"},
+            "has beta_schedule='sigmoid'.*; known are",
+        ),
+        ("../scheduler/scheduler_config.json", {"prediction_type": "flow"}, "has prediction_type='flow'.*; known are"),
+        (
+            "../scheduler/scheduler_config.json",
+            {"beta_schedule": None},
+            "DDIMScheduler, which is made of no table of betas",
+        ),
+    ],
+)
+def test_folders_of_diffusers_that_are_something_else(tmp_path, file, change, message):
+    their_transformer(original=False).save_pretrained(tmp_path / "transformer")
+    diffusers.DDIMScheduler().save_pretrained(tmp_path / "scheduler")
+    file = tmp_path / "transformer" / file
+    contents = json.loads(file.read_text()) | change
+    file.write_text(json.dumps({key: value for key, value in contents.items() if key != "beta_schedule" or value}))
+    with pytest.raises(ValueError, match=message):
+        import_checkpoint(tmp_path, "diffusers")
+
+
+def test_blocks_that_do_not_share_their_embeddings_are_refused(tmp_path):
+    theirs = their_transformer(original=False)
+    with torch.no_grad():
+        theirs.transformer_blocks[1].norm1.emb.class_embedder.embedding_table.weight[2, 3] += 1
+    theirs.save_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"has other values in transformer_blocks\.1.*embedding_table\.weight than in"):
+        import_checkpoint(tmp_path / "model", "diffusers")
+    with pytest.raises(ValueError, match="weights must be ema where a file has one set"):
+        import_checkpoint(tmp_path / "model", "diffusers", weights="raw")
+
+
+def test_early_folders_of_diffusers(tmp_path):
+    """They had another class name, no norm_eps, and the table of positions among the weights."""
+    theirs = their_transformer(original=False, norm_eps=1e-5)
+    theirs.save_pretrained(tmp_path, safe_serialization=False)
+    said = json.loads((tmp_path / "config.json").read_text())
+    del said["norm_eps"]
+    (tmp_path / "config.json").write_text(json.dumps(said | {"_class_name": "Transformer2DModel"}))
+    state = theirs.state_dict() | {"pos_embed.pos_embed": W["pos_embed"]}
+    torch.save(state, tmp_path / "diffusion_pytorch_model.bin")
+    ours = import_checkpoint(tmp_path, "diffusers")
+    with torch.no_grad():
+        assert_same(ours.network(X, 1000 * T - 1, LABELS), theirs(X, 1000 * T - 1, LABELS).sample)
+    torch.save(state | {"pos_embed.pos_embed": W["pos_embed"] + 1}, tmp_path / "diffusion_pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"pos_embed\.pos_embed is not the fixed table"):
+        import_checkpoint(tmp_path, "diffusers")
