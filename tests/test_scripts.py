@@ -189,6 +189,20 @@ def test_a_broken_checkpoint_cannot_be_resumed(trained, refused, tmp_path):
     assert "trainer.max_steps=4 must exceed step 4" in text
 
 
+@pytest.mark.parametrize("override", ["model=dit_s", "model.norm=rmsnorm", "diffusion.kind=eps"])
+def test_what_a_checkpoint_decides_cannot_be_asked_of_fine_tuning(override, trained, refused, tmp_path):
+    checkpoint = trained[0] / "checkpoints" / "last.ckpt"
+    text = refused(
+        "train.py", "experiment=digits", f"finetune_from={checkpoint}", override, f"hydra.run.dir={tmp_path}"
+    )
+    assert f"error: {override} cannot be asked of a run with finetune_from: the checkpoint decides model and" in text
+
+
+def test_fine_tuning_from_no_checkpoint_is_refused(refused, tmp_path):
+    text = refused("train.py", "experiment=digits", f"finetune_from={tmp_path}/none", f"hydra.run.dir={tmp_path}/run")
+    assert f"error: finetune_from={tmp_path}/none does not exist" in text
+
+
 def test_a_bad_job_does_not_stop_its_sweep(tmp_path):
     text = run("train.py", "-m", "debug=fast", "model.patch_size=3,2", f"hydra.sweep.dir={tmp_path}", ok=False)
     assert "error: model.patch_size must divide the image size 8, got 3" in text

@@ -18,15 +18,16 @@ def digits(batch_size=16, **changes):
     return data
 
 
-def module(data, seed=0, compile=None, times=None, ema=None, scheduler=None, **network):
+FLOW = {"path": LinearFlow(), "kind": "velocity", "loss": MSE("velocity")}
+
+
+def module(data, seed=0, compile=None, times=None, ema=None, scheduler=None, objective=FLOW, **network):
     torch.manual_seed(seed)
     sizes = {"patch_size": 4, "hidden_size": 16, "depth": 1, "num_heads": 2, **network}
     return DiTModule(
         network=DiT(image_size=8, channels=1, **{"num_classes": data.num_classes, **sizes}),
-        path=LinearFlow(),
-        kind="velocity",
         times=times or LogitNormal(),
-        loss=MSE("velocity"),
+        **objective,
         optimizer=partial(torch.optim.AdamW, lr=1e-2),
         scheduler=scheduler or partial(cosine, total=50, warmup=3),
         ema=ema or Ema([0.9, 0.5]),

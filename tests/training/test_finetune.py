@@ -1,0 +1,88 @@
+"""A run that begins with another's weights: everything is kept but the label table of other classes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from dit.checkpoint import load
+from dit.training import SaveCheckpoint, start_from
+from tests.data.test_data import tree  # noqa: F401
+from tests.training.tiny import digits, module, trainer
+
+ROOT = Path(__file__).parents[2]
+TABLE = "label_embed.table.weight"
+DIGITS = [str(n) for n in range(10)]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("start")
+    data = digits()
+    trainer(folder, 5, [SaveCheckpoint(str(folder), every_n_steps=5)]).fit(module(data), data)
+    return folder / "last.ckpt"
+
+
+def fresh(**network):
+    return module(digits(), seed=7, **network).network
+
+
+def test_the_same_classes_keep_every_weight(checkpoint):
+    loaded, network = load(checkpoint), fresh()
+    said = start_from(network, loaded, DIGITS)
+    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), loaded.network.parameters(), strict=True))
+    assert said == "every weight is from the checkpoint (ema 0.9, step 5)"
+
+
+@pytest.mark.parametrize("names", [["ant", "bee", "cat"], list("abcdefghij"), DIGITS[::-1]], ids=["3", "10", "order"])
+def test_other_classes_begin_afresh_and_nothing_else_does(checkpoint, names):
+    """Other names are other classes, were they as many: label 0 is not what it was."""
+    loaded = load(checkpoint)
+    facts_fit = {"num_classes": len(names)}
+    torch.manual_seed(7)
+    network = type(loaded.network)(**loaded.network.arguments | facts_fit)
+    before = network.state_dict()[TABLE].clone()
+    said = start_from(network, loaded, names)
+    theirs = loaded.network.state_dict()
+    for key, value in network.state_dict().items():
+        if key != TABLE:
+            assert torch.equal(value, theirs[key]), key
+    assert torch.equal(network.state_dict()[TABLE][:-1], before[:-1])
+    assert torch.equal(network.state_dict()[TABLE][-1], theirs[TABLE][-1])
+    assert f"but the label table's: its 10 classes become {len(names)}, whose rows begin afresh" in said
+
+
+def test_weights_of_another_model_are_refused_with_the_differences(checkpoint):
+    network = fresh(hidden_size=32, mlp="swiglu")
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    with pytest.raises(
+        ValueError, match=r"finetune_from has other weights than the model: blocks\.0\.attention\."
+    ) as e:
+        start_from(network, load(checkpoint), DIGITS)
+    assert "16x16 -> 32x32" in str(e.value)
+    assert "more" in str(e.value)
+    assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
+
+
+def train(*arguments):
+    settings = {**os.environ, "OMP_NUM_THREADS": "1", "HYDRA_FULL_ERROR": "0"}
+    command = [sys.executable, "train.py", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=settings)
+
+
+def test_two_overrides_fine_tune_on_ones_own_pictures(checkpoint, tree, tmp_path):  # noqa: F811
+    """Model and diffusion come from the checkpoint; nobody retypes them."""
+    pictures = ["data=folder", f"data.root={tree}", "data.image_size=8", "data.channels=1", "data.batch_size=4"]
+    short = ["debug=fast", "callbacks.preview.classes=3", f"hydra.run.dir={tmp_path}/run"]
+    done = train(f"finetune_from={checkpoint}", *pictures, *short)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"finetune_from={checkpoint}: every weight is from the checkpoint (ema 0.9, step 5) but" in done.stdout
+    assert "its 10 classes become 3" in done.stdout
+    tuned, start = load(tmp_path / "run" / "checkpoints" / "last.ckpt"), load(checkpoint)
+    assert tuned.class_names == ["ant", "bee", "cat"]
+    assert tuned.passport["model"] == {**start.passport["model"], "num_classes": 3}
+    assert tuned.passport["path"] == start.passport["path"]
+    assert tuned.passport["config"]["model"]["hidden_size"] == 16

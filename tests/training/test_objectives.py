@@ -1,0 +1,101 @@
+"""Every objective through the real training: it learns, its checkpoint tells what it was, and it samples."""
+
+import pytest
+import torch
+
+from dit.checkpoint import load
+from dit.diffusion import (
+    MSE,
+    CosineDirection,
+    DiscreteVP,
+    HybridVLB,
+    LearnedUncertainty,
+    LinearFlow,
+    LogitNormal,
+    LogNormalSigma,
+    LogUniformSigma,
+    MinSNR,
+    Uniform,
+    VarianceExploding,
+)
+from dit.solvers import CFG, Ancestral, Heun, Sampler
+from dit.training import SaveCheckpoint
+from tests.training.tiny import assert_same, digits, module, state, trainer
+
+TABLE = DiscreteVP.linear()
+
+
+def objective(path, kind, loss, sigma_data=1.0):
+    return {"path": path, "kind": kind, "loss": loss, "sigma_data": sigma_data}
+
+
+OBJECTIVES = {
+    "min_snr": (objective(TABLE, "eps", MinSNR(5.0)), Uniform(), {}),
+    "soft_min_snr": (objective(TABLE, "v", MinSNR(4.0, soft=True)), Uniform(), {}),
+    "edm": (objective(VarianceExploding(), "edm", MSE("edm"), 0.5), LogNormalSigma(), {}),
+    "edm_weight_on_flow": (objective(LinearFlow(), "velocity", MSE("edm")), LogUniformSigma(), {}),
+    "learned_uncertainty": (objective(LinearFlow(), "velocity", None), LogitNormal(), {}),
+    "cosine": (objective(LinearFlow(), "velocity", CosineDirection(MSE("velocity"))), LogitNormal(shift=2.0), {}),
+    "jit": (objective(LinearFlow(), "x0", MSE("velocity", max_gain=20.0)), LogitNormal(0.8, 0.8), {}),
+    "hybrid_vlb": (objective(TABLE, "eps", HybridVLB(MSE("eps"), TABLE)), Uniform(), {"learn_variance": True}),
+}
+
+
+def build(name):
+    what, times, network = OBJECTIVES[name]
+    loss = what["loss"] or LearnedUncertainty(MSE("velocity"))  # it learns: a fresh one each run
+    data = digits()
+    return data, module(data, times=times, objective={**what, "loss": loss}, hidden_size=32, patch_size=2, **network)
+
+
+def validation_loss(model, data):
+    x0, labels = data.validation.tensors(128)
+    losses = model.level_loss(model.denoiser, data.codec.encode(x0), labels, torch.arange(len(x0)))
+    return float(torch.stack(list(losses.values())).mean())
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_objective_learns_and_samples(name, tmp_path):
+    data, model = build(name)
+    before = validation_loss(model, data)
+    trainer(tmp_path, 60, [SaveCheckpoint(str(tmp_path), every_n_steps=60)]).fit(model, data)
+    assert validation_loss(model, data) < 0.9 * before
+    loaded = load(tmp_path / "last.ckpt", "raw")
+    assert loaded.denoiser.sigma_data == model.denoiser.sigma_data
+    assert loaded.denoiser.learned_variance is (name == "hybrid_vlb")
+    solver = Ancestral("learned") if name == "hybrid_vlb" else Heun()
+    (batch,) = Sampler(steps=4, solver=solver, guidance=CFG(1.5)).batches(loaded.denoiser, [1, 2], loaded.shape)
+    assert batch.x0.shape == (2, 1, 8, 8)
+    assert batch.x0.isfinite().all()
+
+
+def test_learned_variance_leaves_where_it_began(tmp_path):
+    """Untrained it is the middle of small and large; the bound moves it, and the mean's loss alone would not."""
+    data, model = build("hybrid_vlb")
+    trainer(tmp_path, 40).fit(model, data)
+    rows = model.network.final.linear.weight.unflatten(0, (4, 2)).abs().amax((0, 2))  # mean, variance
+    assert rows[1] > 0.01
+
+
+def test_a_learned_uncertainty_trains_and_resumes_to_the_bit(tmp_path):
+    whole = build("learned_uncertainty")
+    run = trainer(tmp_path / "whole", 12)
+    run.fit(whole[1], whole[0])
+    first = build("learned_uncertainty")
+    save = [SaveCheckpoint(str(tmp_path), every_n_steps=7)]
+    trainer(tmp_path / "a", 7, save).fit(first[1], first[0])
+    second = build("learned_uncertainty")
+    resumed = trainer(tmp_path / "b", 12)
+    resumed.fit(second[1], second[0], ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+    assert_same(state(whole[1], run), state(second[1], resumed))
+    moved = whole[1].loss.leave.weight
+    assert moved.abs().max() > 0
+    assert torch.equal(moved, second[1].loss.leave.weight)
+
+
+@pytest.mark.parametrize("learn_variance", [True, False])
+def test_a_doubled_output_and_the_loss_that_trains_it_go_together(learn_variance):
+    loss = MSE("eps") if learn_variance else HybridVLB(MSE("eps"), TABLE)
+    message = rf"model\.learn_variance={learn_variance} does not fit the loss, {type(loss).__name__}: a doubled output"
+    with pytest.raises(ValueError, match=message):
+        module(digits(), objective=objective(TABLE, "eps", loss), learn_variance=learn_variance)
