@@ -143,6 +143,8 @@ def read(file: str | Path, key: str = "checkpoint") -> dict[str, Any]:
     """The plain containers of a checkpoint, on the CPU. ValueError, blaming the setting `key`, if it is not ours."""
     file = Path(file)
     _check_file(file, key)
+    if file.suffix == ".safetensors":
+        raise ValueError(f"{key}={file} holds weights and no run; give the path of a .ckpt file that train.py wrote")
     contents = unpickled(file, key)
     if not isinstance(contents, dict) or not all(entry in contents for entry in _ENTRIES):
         raise ValueError(
