@@ -34,7 +34,7 @@ def main(config: DictConfig) -> None:
         guidance.check(loaded.denoiser, torch.tensor(labels))
 
     moved = {"root": options["data_root"]} if options["data_root"] is not None else {}
-    data = instantiate({**loaded.passport["config"]["data"], **moved})
+    data = instantiate({**loaded.pictures, **moved})
     if data.facts != loaded.passport["data"]:
         raise ValueError(f"data_root={options['data_root']} holds other pictures than the checkpoint was trained on")
     data.prepare_data()
@@ -45,9 +45,8 @@ def main(config: DictConfig) -> None:
     for guidance in guidances:
         ours = loaded.denoiser, replace(sampler, guidance=guidance), labels, loaded.shape, codec.decode
         scores.append(score_sampler(*ours, held_out[0], classifier, device))
-    console = Console(highlight=False, width=100)
     line = protocol_line(classifier, len(labels), len(held_out[0]), sampler.seed, loaded.weights, sampler.grid)
-    console.print(table(scores), line, sep="\n")
+    Console(highlight=False, width=100).print(table(scores), line, sep="\n")
     if options["out"] is not None:
         out = Path(options["out"])
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ def main(config: DictConfig) -> None:
     loaded = load(options["checkpoint"], options["weights"], device)
     for weak in sampler.guidance.networks.values():
         weak.network.to(device)
-    codec = codec_from_spec(loaded.passport["data"]["normalisation"])
+    codec = codec_from_spec(loaded.passport["data"]["normalisation"], options["vae"])
     labels = loaded.labels(options["classes"], options["per_class"])
     count = len(labels) if labels is not None else options["per_class"]
 

@@ -1,9 +1,11 @@
 """THE PICTURES (code, not files): Lightning data modules that tell their own facts."""
 
 from data.cifar import Cifar
+from data.codec import codec_from_spec
 from data.digits import Digits
 from data.folder import Folder, folder_classes
+from data.latents import Latents
 from data.pictures import Batch, Pictures
-from data.pixels import Pixels, codec_from_spec
+from data.pixels import Pixels
 
-__all__ = ["Batch", "Cifar", "Digits", "Folder", "Pictures", "Pixels", "codec_from_spec", "folder_classes"]
+__all__ = ["Batch", "Cifar", "Digits", "Folder", "Latents", "Pictures", "Pixels", "codec_from_spec", "folder_classes"]

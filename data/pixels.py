@@ -27,11 +27,3 @@ class Pixels:
     @property
     def spec(self) -> dict[str, Any]:
         return {"name": "Pixels", **asdict(self)}
-
-
-def codec_from_spec(spec: dict[str, Any]) -> Pixels:
-    """The codec that wrote `spec`. ValueError for one this version does not know."""
-    arguments = dict(spec)
-    if arguments.pop("name", None) != "Pixels":
-        raise ValueError(f"normalisation {spec.get('name')!r} is unknown; known is Pixels")
-    return Pixels(**arguments)

@@ -41,6 +41,13 @@ class Loaded:
         """One name per label of the network; empty where it is unconditional."""
         return self.passport["data"]["class_names"][: self.network.num_classes]
 
+    @property
+    def pictures(self) -> dict[str, Any]:
+        """The configuration of the pictures it was trained on. ValueError for a network that came from elsewhere."""
+        if "data" not in self.passport["config"]:
+            raise ValueError("this checkpoint was not trained here: it names no pictures to score samples against")
+        return self.passport["config"]["data"]
+
     def labels(self, classes: Sequence[int | str] | int | str | None, per_class: int) -> list[int] | None:
         """`per_class` labels of each of `classes` (labels or names; all if None), class by class.
 
