@@ -21,6 +21,7 @@ def main(config: DictConfig) -> None:
     device = pick_device(options["device"])
     sampler = instantiate(config.sampler)
     loaded = load(options["checkpoint"], options["weights"], device)
+    pictures = loaded.pictures
     if not 0 < loaded.network.num_classes <= options["images"]:
         raise ValueError(f"images={options['images']} must be at least one for each of 1 or more classes of the model")
     labels = loaded.labels(None, options["images"] // loaded.network.num_classes)
@@ -34,7 +35,7 @@ def main(config: DictConfig) -> None:
         guidance.check(loaded.denoiser, torch.tensor(labels))
 
     moved = {"root": options["data_root"]} if options["data_root"] is not None else {}
-    data = instantiate({**loaded.pictures, **moved})
+    data = instantiate({**pictures, **moved})
     if data.facts != loaded.passport["data"]:
         raise ValueError(f"data_root={options['data_root']} holds other pictures than the checkpoint was trained on")
     data.prepare_data()

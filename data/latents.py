@@ -24,8 +24,8 @@ class Latents:
         folder = self.folder / "vae" if (self.folder / "vae").is_dir() else self.folder
         if not (folder / "config.json").is_file():
             raise ValueError(f"vae={vae} must be the folder of a diffusers AutoencoderKL: it has no config.json")
-        vae: Any = AutoencoderKL.from_pretrained(folder, local_files_only=True)
-        self.vae = vae.eval().requires_grad_(False)
+        loaded: Any = AutoencoderKL.from_pretrained(folder, local_files_only=True)
+        self.vae = loaded.eval().requires_grad_(False)
 
     def decode(self, x: Tensor) -> Tensor:
         """Model space [B, C, H, W] -> uint8 pixels [B, 3, 8H, 8W] (8: of the usual autoencoders), on x's device."""

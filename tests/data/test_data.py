@@ -83,7 +83,7 @@ def test_latents_without_an_autoencoder_are_refused(tmp_path, monkeypatch):
         codec_from_spec(latents, vae=str(tmp_path))
     with pytest.raises(ValueError, match="scaled by statistics its checkpoint does not hold"):
         codec_from_spec({"name": "Latents", "scale": None})
-    monkeypatch.setitem(__import__("sys").modules, "diffusers", None)
+    monkeypatch.setitem(__import__("sys").modules, "diffusers.models.autoencoders.autoencoder_kl", None)
     with pytest.raises(ValueError, match=r"vae needs the package diffusers: pip install 'ditlab\[latent\]'"):
         codec_from_spec(latents, vae=str(tmp_path))
 
