@@ -189,6 +189,21 @@ def test_a_broken_checkpoint_cannot_be_resumed(trained, refused, tmp_path):
     assert "trainer.max_steps=4 must exceed step 4" in text
 
 
+@pytest.mark.parametrize(
+    ("recipe", "solver"),
+    [
+        ("diffusion=edm times=log_normal_sigma loss=learned_uncertainty", "solver=heun grid=karras"),
+        ("diffusion=ddpm_linear times=uniform loss=hybrid_vlb", "solver=ddpm solver.variance=learned grid=linspace"),
+    ],
+    ids=["edm2", "dit"],
+)
+def test_a_recipe_of_a_paper_trains_and_samples(recipe, solver, tmp_path):
+    run("train.py", "experiment=digits", "debug=fast", *recipe.split(), f"hydra.run.dir={tmp_path}/run")
+    checkpoint = f"checkpoint={tmp_path}/run/checkpoints/last.ckpt"
+    run("sample.py", checkpoint, "per_class=1", "steps=2", *solver.split(), f"out={tmp_path}/images")
+    assert len(list((tmp_path / "images").glob("0*.png"))) == 10
+
+
 @pytest.mark.parametrize("override", ["model=dit_s", "model.norm=rmsnorm", "diffusion.kind=eps"])
 def test_what_a_checkpoint_decides_cannot_be_asked_of_fine_tuning(override, trained, refused, tmp_path):
     checkpoint = trained[0] / "checkpoints" / "last.ckpt"

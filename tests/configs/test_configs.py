@@ -153,6 +153,29 @@ def test_facts_are_owned_by_the_data_and_batch_is_global():
     assert composed("trainer.accumulate_grad_batches=4", "validate_every=10").trainer.val_check_interval == 40
 
 
+RECIPES = [
+    line.partition("#")[0].split()[2:]
+    for line in (CONFIGS.parent / "docs" / "model.md").read_text().splitlines()
+    if line.startswith("python train.py") and "finetune_from" not in line
+]
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=" ".join)
+def test_recipes_of_the_docs_build_a_network_that_fits_its_objective(recipe):
+    config = composed(*recipe, "data.image_size=32")
+    with torch.device("meta"):
+        network = instantiate(config.model)
+    loss, diffusion = instantiate(config.loss), instantiate(config.diffusion, _convert_="all")
+    assert network.arguments["learn_variance"] is loss.learns_variance
+    assert isinstance(diffusion["path"], GaussianPath)
+    t = instantiate(config.times).sample(4, diffusion["path"])
+    assert ((t > 0) & (t < 1)).all()
+
+
+def test_the_recipes_are_found():
+    assert len(RECIPES) >= 6
+
+
 def test_seed_zero_reaches_everything():
     config = composed("seed=0")
     assert (config.seed, config.data.seed, config.sampler.seed) == (0, 0, 0)
