@@ -35,8 +35,8 @@ def export_diffusers(loaded: Loaded, out: str | Path, vae: str | Path | None = N
     """Writes a pipeline folder: transformer, a DDIMScheduler, class names, and a copy of the folder `vae`, if given;
     without one, `DiTPipeline.from_pretrained(out, vae=...)` has to be told. Importing it gives `loaded` back.
 
-    Warns where diffusers will not quite compute what we do: its sinusoid of time has other frequencies than networks
-    without `time_endpoint` learned, and its pipeline guides with a fixed label for "no class".
+    Warns where diffusers will compute something else than we do: its sinusoid of time has other frequencies than
+    networks without `time_endpoint` learned, and its pipeline guides with a fixed label for "no class".
 
     Raises ValueError where `out` is there already or in no folder, `vae` is no such folder, or its classes cannot
     compute the network, path or kind.
@@ -48,8 +48,8 @@ def export_diffusers(loaded: Loaded, out: str | Path, vae: str | Path | None = N
         raise ValueError(f"vae={vae} is no folder of diffusers: it has no {diffusers.CONFIG}")
     if not arguments["time_endpoint"]:
         warnings.warn(
-            "diffusers gives the network times of slightly other frequencies than it was trained with "
-            "(model.time_endpoint=false), so its pictures will differ a little from ours",
+            "diffusers tells time by other frequencies than the network was trained with (model.time_endpoint=false), "
+            "so its predictions will differ from ours by some percent",
             stacklevel=2,
         )
     if arguments["num_classes"] != _PIPELINE_NULL_LABEL:

@@ -5,9 +5,21 @@ Written from the papers on raw tensors, so that nothing of the package is compar
 
 import math
 
+import diffusers
 import torch
 from diffusers.models.embeddings import get_2d_sincos_pos_embed
 from torch.nn.functional import conv2d, gelu, layer_norm, linear, silu
+
+X = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+LABELS = torch.tensor([0, 4, 5])  # the last is the null label
+T = torch.tensor([0.001, 0.5, 1.0])
+MODERN = {"rms": True, "gated": True, "rope": True}
+JIT = MODERN | {"normed": True, "channels": 3, "bottleneck": 5}
+
+
+def saved(folder, contents):
+    torch.save(contents, folder / "foreign.pt")
+    return folder / "foreign.pt"
 
 
 def weights(
@@ -159,3 +171,20 @@ def as_diffusers(w):
                 out[f"{there}.norm1.emb.timestep_embedder.linear_{number}.{kind}"] = w[f"t_embedder.mlp.{layer}.{kind}"]
         out[f"{there}.norm1.emb.class_embedder.embedding_table.weight"] = w["y_embedder.embedding_table.weight"]
     return out
+
+
+def their_transformer(w=None, *, original, norm_eps=1e-6, heads=2, width=24, depth=2, **sizes):
+    """diffusers' network with the weights `w`, or random ones; `original` undoes what it does unlike DiT's own code."""
+    sizes = {"in_channels": 4, "out_channels": 8, "sample_size": 8, "num_embeds_ada_norm": 5} | sizes
+    model = diffusers.DiTTransformer2DModel(
+        num_attention_heads=heads, attention_head_dim=width // heads, num_layers=depth, norm_eps=norm_eps, **sizes
+    ).eval()
+    if w is None:
+        w = as_diffusers(weights(width, depth, classes=sizes["num_embeds_ada_norm"], doubled=True, heads=heads))
+    model.load_state_dict(w)
+    for block in model.transformer_blocks if original else ():
+        block.norm1.emb.time_proj.downscale_freq_shift = 0
+    return model
+
+
+W = weights()

@@ -17,7 +17,7 @@ from tests.checkpoint.ours import NAMES, checkpoint
 X = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
 LABELS = torch.tensor([0, 2])
 T = torch.tensor([0.25, 1.0])
-QUIET = pytest.mark.filterwarnings("ignore:DiTPipeline takes label", "ignore:diffusers gives the network times")
+QUIET = pytest.mark.filterwarnings("ignore:DiTPipeline takes label", "ignore:diffusers tells time by")
 
 
 def assert_identical(a, b):
@@ -189,7 +189,7 @@ def test_the_pipeline_folder_may_hold_its_autoencoder(tmp_path):
 def test_what_diffusers_will_do_otherwise_is_warned_of(tmp_path):
     ours = load(checkpoint(tmp_path / "last.ckpt"))
     with (
-        pytest.warns(UserWarning, match=r"times of slightly other frequencies .*time_endpoint=false"),
+        pytest.warns(UserWarning, match=r"tells time by other frequencies .*time_endpoint=false"),
         pytest.warns(UserWarning, match="DiTPipeline takes label 1000 .* with 3 classes; give it guidance_scale=1"),
     ):
         export_diffusers(ours, tmp_path / "a")
