@@ -133,6 +133,15 @@ def test_diffusers_computes_what_we_do(tmp_path, path, kind, learn_variance):
     scheduler = diffusers.DDIMScheduler.from_pretrained(tmp_path / "out" / "scheduler")
     entries = (torch.arange(path.num_steps) + 1) / path.num_steps
     torch.testing.assert_close(scheduler.alphas_cumprod, path.coefficients(entries).alpha ** 2, rtol=0, atol=1e-6)
+    scheduler.set_timesteps(10)
+    x = X
+    for timestep in scheduler.timesteps:
+        with torch.no_grad():
+            said = theirs(x, timestep.expand(2), LABELS).sample[:, :4]
+        x = scheduler.step(said, timestep, x).prev_sample
+    grid = make_grid(path, 10, "trailing")
+    out = sample(ours.denoiser, None, LABELS, grid=grid, solver=Euler(), state=X)
+    torch.testing.assert_close(out.x0 / x.std(), x / x.std(), rtol=0, atol=1e-4)
 
     # Saved again by diffusers it has lost our passport: what it says itself is then taken.
     theirs.save_pretrained(tmp_path / "again" / "transformer")
