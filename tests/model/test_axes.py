@@ -241,6 +241,16 @@ def test_tokens_before_the_picture_are_not_rotated():
     assert torch.equal(rotate(x, rotation)[:, :, 2:], rotate(x[:, :, 2:], AxialRotary(8, 3)()))
 
 
+def test_attention_rotates_queries_and_keys_and_nothing_else():
+    attention, rotation = awake(SelfAttention(32, 4)), AxialRotary(8, 3)()
+    x = torch.randn(2, 9, 32)
+    q, k, v = attention.qkv(x).unflatten(2, (3, 4, 8)).permute(2, 0, 3, 1, 4)  # [2, 4, 9, 8] each
+    mixed = attend(rotate(q, rotation), rotate(k, rotation), v, "reference")
+    expected = attention.proj(mixed.transpose(1, 2).flatten(2))
+    torch.testing.assert_close(attention(x, rotation), expected, rtol=1e-5, atol=1e-5)
+    assert (attention(x) - expected).abs().max() > 1e-3
+
+
 @pytest.mark.parametrize("kv_heads", [1, 2])
 def test_shared_keys_are_full_attention_with_repeated_weights(kv_heads):
     """Query heads 0, 1 use key head 0, and so on."""
