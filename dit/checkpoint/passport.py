@@ -23,7 +23,7 @@ class Stored:
 
     @property
     def metadata(self) -> dict[str, str]:
-        """For a safetensors file. "format" is what diffusers asks for."""
+        """For a safetensors file; "format" as Hugging Face's loaders expect it."""
         return {"format": "pt", _KEY: json.dumps(asdict(self))}
 
 

@@ -45,7 +45,7 @@ def arguments_of(
     enter = f"blocks.0.mlp.{'w12' if gated else 'fc1'}.weight"
     telling = {f"x_embedder.{'proj1' if narrow else 'proj'}.weight": 4, "pos_embed": 3, enter: 2}
     telling |= {"y_embedder.embedding_table.weight": 2, "final_layer.linear.weight": 2}
-    check_names(file, what, *_ranks(tensors, telling))
+    _check_telling(file, what, tensors, telling)
     (embed, channels, patch, _), (_, tokens, width), (inner, _), (rows, _), (values, _) = (
         tuple(tensors[name].shape) for name in telling
     )
@@ -84,14 +84,13 @@ def arguments_of(
     return arguments, {"num_classes": rows - 1, "learn_variance": values == 2 * patch**2 * channels}
 
 
-def _ranks(tensors: dict[str, Tensor], telling: dict[str, int]) -> tuple[dict[str, Tensor], dict[str, tuple[int, ...]]]:
-    """Those tensors that tell, and shapes to compare them with: their own, or as many -1 as they should have axes."""
-    present = {name: tensors[name] for name in telling if name in tensors}
-    shapes = {
-        name: tuple(present[name].shape) if name in present and present[name].ndim == rank else (-1,) * rank
-        for name, rank in telling.items()
-    }
-    return present, shapes
+def _check_telling(file: Path, what: str, tensors: dict[str, Tensor], ranks: dict[str, int]) -> None:
+    """ValueError unless there are tensors of these names with so many axes."""
+    present = {name: tensors[name] for name in ranks if name in tensors}
+    check_names(file, what, present, {name: tuple(present[name].shape) if name in present else () for name in ranks})
+    for name, rank in ranks.items():
+        if present[name].ndim != rank:
+            raise ValueError(f"{file} is no {what}: {name} has {present[name].ndim} axes, expected {rank}")
 
 
 def _heads(file: Path, tensors: dict[str, Tensor], width: int, told: int | None, modern: bool) -> int:

@@ -24,7 +24,7 @@ def saved(folder, contents):
 
 def weights(
     width=24, depth=2, patch=2, channels=4, side=4, classes=5, *, heads=2, doubled=False, rms=False, gated=False,
-    normed=False, rope=False, tokens=0, bottleneck=0, seed=0,
+    normed=False, rope=False, tokens=0, bottleneck=0, ratio=4, seed=0,
 ):  # fmt: skip
     """Names and random tensors; `side` in tokens."""
     generator = torch.Generator().manual_seed(seed)
@@ -54,7 +54,7 @@ def weights(
         out["feat_rope.freqs_cos"], out["feat_rope.freqs_sin"] = (
             f(angle).repeat_interleave(2, 1).float() for f in (torch.cos, torch.sin)
         )
-    inner = width * 4 * 2 // 3 if gated else width * 4
+    inner = int(width * ratio) * 2 // 3 if gated else int(width * ratio)
     for n in range(depth):
         block = f"blocks.{n}"
         if rms:

@@ -54,7 +54,8 @@ def test_a_safetensors_file_is_the_checkpoint_again(tmp_path, weights, path, kin
 def test_a_safetensors_file_tells_others_too(tmp_path):
     export_safetensors(load(checkpoint(tmp_path / "last.ckpt"), "0.9"), tmp_path / "out.safetensors")
     with safe_open(tmp_path / "out.safetensors", framework="pt") as file:
-        told = json.loads(file.metadata()["ditlab"])
+        told, form = json.loads(file.metadata()["ditlab"]), file.metadata()["format"]
+    assert form == "pt"
     assert (told["weights"], told["step"]) == ("ema 0.9", 1234)
     assert told["passport"]["data"]["class_names"] == NAMES
     assert told["passport"]["path"] == DiscreteVP.linear().spec

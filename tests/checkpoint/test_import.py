@@ -150,6 +150,8 @@ def test_a_sit_is_turned_around(tmp_path, doubled):
         MODERN,
         MODERN | {"normed": True},
         {"gated": True},
+        {"gated": True, "ratio": 3.3},
+        {"ratio": 2.5},
         {"rms": True, "doubled": True},
         {"rope": True},
         MODERN | {"patch": 1, "side": 8, "width": 16},
@@ -228,8 +230,11 @@ def test_the_passport_of_an_imported_checkpoint(tmp_path):
     assert sit.passport["path"] == {"name": "LinearFlow", "time_scale": 1.0, "data_time": True}
     assert sit.passport["model"]["num_heads"] == 6
     assert sit.class_names == ["0", "1", "2", "3", "4"]
-    lightning = import_loaded(saved(tmp_path, weights(channels=32)), "lightningdit", num_heads=2)
-    assert lightning.passport["data"]["normalisation"] == {"name": "Latents", "scale": None}
+    for channels in (4, 32):
+        w = weights(channels=channels, width=16, gated=True)
+        lightning = import_loaded(saved(tmp_path, w), "lightningdit", num_heads=2)
+        assert lightning.passport["data"]["normalisation"] == {"name": "Latents", "scale": None}
+        assert lightning.passport["model"]["mlp_ratio"] == 4
     jit = import_loaded(saved(tmp_path, weights(**JIT)), "jit")
     assert jit.passport["data"]["normalisation"] == {"name": "Pixels", "mean": 0.5, "std": 0.5}
     assert jit.passport["kind"] == "x0"

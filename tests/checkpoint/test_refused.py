@@ -29,6 +29,10 @@ def without(w, *names):
             W | {"final_layer.linear.weight": torch.zeros(17, 24)},
             r"is no DiT: shape of final_layer\.linear\.weight is \[17, 24\], expected \[16, 24\]$",
         ),
+        (
+            W | {"x_embedder.proj.weight": torch.zeros(24, 16)},
+            r"is no DiT: x_embedder\.proj\.weight has 2 axes, expected 4$",
+        ),
         (W | {f"extra.{n}": X for n in range(6)}, r"unknown extra\.0, extra\.1, extra\.2, extra\.3 and 2 more$"),
         (W | {"pos_embed": W["pos_embed"] + 1e-3}, "is no DiT: pos_embed is not the fixed table$"),
         (W | {"pos_embed": W["pos_embed"] * float("nan")}, "is no DiT: pos_embed is not the fixed table$"),
