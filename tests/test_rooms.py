@@ -18,7 +18,7 @@ FORBIDDEN = {
     "dit.diffusion": FRAMEWORK | {"dit.model", "dit.solvers", "dit.training", "torchvision", "einops", "data"},
     "dit.solvers": FRAMEWORK | {"dit.model", "dit.training", "torchvision", "einops", "data"},
     "dit.evaluation": FRAMEWORK | {"dit.model", "dit.training", "data"},
-    "dit.checkpoint": FRAMEWORK | {"dit.training", "torchvision", "data"},
+    "dit.checkpoint": FRAMEWORK | {"dit.solvers", "dit.training", "torchvision", "diffusers", "rich", "data"},
     "dit.training": {"hydra", "omegaconf", "data", "dit.cli"},
     "data": {"dit", "hydra", "omegaconf"},
 }

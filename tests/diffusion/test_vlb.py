@@ -94,9 +94,9 @@ def test_first_entry_is_the_likelihood_of_bytes():
     pixels = torch.arange(256, dtype=torch.float64)[:, None] / 127.5 - 1  # [256, 1], one value a sample
     x = torch.full((256, 1), 0.1, dtype=torch.float64)
     t = torch.tensor(1e-3, dtype=torch.float64)
-    for between in (-1.0, 0.3, 1.0):
+    for mean, between in ((0.4, -1.0), (0.4, 0.3), (0.4, 1.0), (-0.999, 1.0), (0.999, 1.0)):
         prediction = Prediction(
-            torch.full_like(x, 0.4), "x0", x, PATH.coefficients(t), variance=torch.full_like(x, between)
+            torch.full_like(x, mean), "x0", x, PATH.coefficients(t), variance=torch.full_like(x, between)
         )
         bits = HybridVLB(MSE("x0"), PATH).bound(prediction, pixels)
         shown = bits < 39  # where the probability is not floored
