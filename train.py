@@ -19,19 +19,18 @@ from dit.training import DiTModule, RenamedCheckpointIO, start_from
     resolvers={"count_classes": lambda root: len(folder_classes(root)), "product": mul},
 )
 def main(config: DictConfig) -> None:
-    OmegaConf.resolve(config)
-    if config.resume is not None:
-        check_resume(config.resume, config.trainer.max_steps)
     if config.finetune_from is not None:
         start = load(config.finetune_from, key="finetune_from")
         adopt(config, start.passport)
+    OmegaConf.resolve(config)
+    if config.resume is not None:
+        check_resume(config.resume, config.trainer.max_steps)
     check_kind(config.diffusion.kind, "diffusion.kind")
     torch.manual_seed(config.seed)
     torch.set_float32_matmul_precision(config.matmul_precision)
     data = instantiate(config.data)
     network = instantiate(config.model)
-    if config.finetune_from is not None:
-        print(f"finetune_from={config.finetune_from}: {start_from(network, start, data.class_names)}")
+    said = start_from(network, start, data.facts) if config.finetune_from and not config.resume else ""
     module = DiTModule(
         network=network,
         **instantiate(config.diffusion, _convert_="all"),
@@ -47,6 +46,8 @@ def main(config: DictConfig) -> None:
         logger=list(instantiate(config.logger).values()),
         plugins=[RenamedCheckpointIO()],
     )
+    if trainer.is_global_zero and said:
+        print(f"finetune_from={config.finetune_from}: {said}")
     with finishing(trainer.loggers):
         for logger in trainer.loggers:
             logger.log_hyperparams(plain(config))

@@ -82,9 +82,10 @@ def plain(config: DictConfig) -> dict[str, Any]:
 
 
 def adopt(config: DictConfig, passport: dict[str, Any]) -> None:
-    """Makes model and diffusion of a run those of a checkpoint; pictures, dropout and kernels stay the run's own.
+    """Makes model and diffusion of an unresolved configuration those of a checkpoint, before anything else reads them;
+    pictures, dropout and kernels stay the run's own.
 
-    ValueError for an override of what the checkpoint decides.
+    ValueError for an override of what the checkpoint decides. What an experiment chose of it is replaced.
     """
     own = ("image_size", "channels", "num_classes", "class_dropout", "attention", "activation_checkpointing")
     for override in HydraConfig.get().overrides.task:
@@ -95,12 +96,9 @@ def adopt(config: DictConfig, passport: dict[str, Any]) -> None:
                 f"{override} cannot be asked of a run with finetune_from: the checkpoint decides model and diffusion, "
                 f"but for model.{', model.'.join(own[3:])}"
             )
-    config.model = {
-        "_target_": config.model["_target_"],
-        **passport["model"],
-        **{key: config.model[key] for key in own},
-        "learn_variance": passport["model"]["learn_variance"],
-    }
+    unresolved = OmegaConf.to_container(config.model)
+    assert isinstance(unresolved, dict)
+    config.model = {**passport["model"], **{key: unresolved[key] for key in ("_target_", *own)}}
     config.diffusion = {
         "path": {"_target_": "dit.diffusion.path_from_spec", "spec": passport["path"]},
         "kind": passport["kind"],

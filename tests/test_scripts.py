@@ -8,10 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import diffusers
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+
+from tests.checkpoint.foreign import saved, weights
 
 ROOT = Path(__file__).parent.parent
 
@@ -358,3 +361,25 @@ def test_a_sweep_over_schedules_and_dropout_samples_in_every_job(tmp_path):
         state = torch.load(tmp_path / str(job) / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
         shapes.append({name: tuple(tensor.shape) for name, tensor in state.items()})
     assert all(shape == shapes[0] for shape in shapes)
+
+
+def test_a_checkpoint_of_others_is_imported_and_sampled(refused, tmp_path):
+    """From the public layout to pictures: imported, inspected, sampled as DiT was, decoded by an autoencoder."""
+    file = saved(tmp_path, weights(doubled=True))
+    vae = diffusers.AutoencoderKL(block_out_channels=(32,), norm_num_groups=8, latent_channels=4)
+    vae.save_pretrained(tmp_path / "vae")
+    ours = tmp_path / "dit.safetensors"
+    command = [sys.executable, "-m", "dit.checkpoint", "import", "dit", str(file), str(ours)]
+    subprocess.run([*command, "--num-heads", "2"], cwd=ROOT, check=True, capture_output=True)
+    published = ["solver=ddpm", "solver.variance=learned", "grid=linspace", "guidance.channels=3", "guidance.scale=4"]
+    options = [f"checkpoint={ours}", "classes=[0,2]", "per_class=1", "steps=3", *published]
+    run("sample.py", *options, f"vae={tmp_path}/vae", f"out={tmp_path}/images")
+    with Image.open(tmp_path / "images" / "00000_class0.png") as picture:
+        assert picture.mode == "RGB"
+    protocol = json.loads((tmp_path / "images" / "samples.json").read_text())
+    assert protocol["guidance"]["channels"] == 3
+    assert protocol["normalisation"]["name"] == "Latents"
+    text = refused("sample.py", *options, f"out={tmp_path}/none")
+    assert "error: vae must be the folder of a diffusers AutoencoderKL: this model makes latents" in text
+    text = refused("evaluate.py", f"checkpoint={ours}")
+    assert "error: this checkpoint was not trained here: it names no pictures to score samples against" in text

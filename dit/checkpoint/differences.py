@@ -11,7 +11,9 @@ from torch import Tensor
 _SHOWN = 4  # of each sort; a network has hundreds
 
 
-def check_names(file: Path, what: str, tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> None:
+def check_names(
+    file: Path | str, what: str, tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]
+) -> None:
     """ValueError, listing what is unknown, missing or of another shape, unless `tensors` are those `expected`."""
     unknown = [name for name in tensors if name not in expected]
     missing = [name for name in expected if name not in tensors]

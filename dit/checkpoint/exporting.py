@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from dit.checkpoint import diffusers
@@ -58,6 +59,12 @@ def export_diffusers(loaded: Loaded, out: str | Path, vae: str | Path | None = N
             f"wrong or fails with {arguments['num_classes']} classes; give it guidance_scale=1, or sample with ours",
             stacklevel=2,
         )
+    if loaded.network.trained_null_label is None:
+        warnings.warn(
+            "the network was trained without dropping labels (model.class_dropout=0), which DiTPipeline does not know: "
+            "guidance there would follow a row that nothing trained; give it guidance_scale=1",
+            stacklevel=2,
+        )
     with whole(out) as folder:
         for name in ("transformer", "scheduler"):
             (folder / name).mkdir(parents=True)
@@ -90,10 +97,12 @@ def whole(out: str | Path) -> Iterator[Path]:
     try:
         yield unfinished
         unfinished.rename(out)
-    except BaseException:
+    except BaseException as error:
         if unfinished.is_dir():
             shutil.rmtree(unfinished)
         unfinished.unlink(missing_ok=True)
+        if isinstance(error, SafetensorError):
+            raise ValueError(f"out={out} cannot be written: {error}") from error
         raise
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dit.checkpoint.differences import check_names
 from dit.checkpoint.passport import read_safetensors
 from dit.diffusion import Denoiser, path_from_spec
 from dit.model import DiT
@@ -119,8 +121,16 @@ def check_weights(asked: str, stored: str) -> None:
 def build(
     state: dict[str, Tensor], passport: dict[str, Any], weights: str, step: int, device: str | torch.device = "cpu"
 ) -> Loaded:
-    """The network and the denoiser that `passport` describes, with the weights `state`, in evaluation mode."""
+    """The network and the denoiser that `passport` describes, with the weights `state`, in evaluation mode.
+
+    ValueError where the two do not fit, or where this version does not know what the passport says of the network.
+    """
+    unknown = sorted(passport["model"].keys() - inspect.signature(DiT).parameters.keys())
+    if unknown:
+        raise ValueError(f"the checkpoint is of another version: its passport has model.{', model.'.join(unknown)}")
     network = DiT(**passport["model"])
+    shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    check_names("the checkpoint", "network of its passport", state, shapes)
     network.load_state_dict(state)
     network.eval().requires_grad_(False).to(device)
     denoiser = Denoiser(
@@ -178,6 +188,11 @@ def unpickled(file: Path, key: str) -> Any:
     except PermissionError as error:
         raise ValueError(f"{key}={file} cannot be read: {error.strerror}") from error
     except (RuntimeError, EOFError, OSError, KeyError, pickle.UnpicklingError) as error:
+        if "Unsupported global" in str(error):
+            raise ValueError(
+                f"{key}={file} holds more than tensors and plain containers, of which nothing is run here; save its "
+                "state dict alone"
+            ) from error
         raise ValueError(
             f"{key}={file} cannot be read ({file.stat().st_size:,} bytes): it is truncated or no checkpoint"
         ) from error

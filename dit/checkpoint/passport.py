@@ -50,4 +50,9 @@ def open_safetensors(file: Path, key: str) -> tuple[Stored | None, dict[str, Ten
         raise ValueError(
             f"{key}={file} cannot be read ({file.stat().st_size:,} bytes): it is truncated or no safetensors file"
         ) from error
-    return (Stored(**json.loads(metadata[_KEY])) if _KEY in metadata else None), tensors
+    if _KEY not in metadata:
+        return None, tensors
+    try:
+        return Stored(**json.loads(metadata[_KEY])), tensors
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{key}={file} has a passport that this version cannot read: {error}") from error

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dit.diffusion.prediction import Kind, Prediction, check_kind
+from dit.diffusion.prediction import Kind, Prediction, check_kind, check_positive
 
 
 class Loss(ABC):
@@ -37,8 +37,8 @@ class MSE(Loss):
 
     def __post_init__(self) -> None:
         check_kind(self.space, "loss.space")
-        if self.max_gain is not None and not self.max_gain > 0:
-            raise ValueError(f"loss.max_gain must be positive or null, got {self.max_gain}")
+        if self.max_gain is not None:
+            check_positive(self.max_gain, "loss.max_gain")
 
     def __call__(self, prediction: Prediction, x0: Tensor, eps: Tensor) -> Tensor:
         error = prediction.native - prediction.native_of(x0, eps)  # [B, *D]
@@ -59,8 +59,7 @@ class MinSNR(Loss):
     soft: bool = False
 
     def __post_init__(self) -> None:
-        if not self.gamma > 0:
-            raise ValueError(f"loss.gamma must be positive, got {self.gamma}")
+        check_positive(self.gamma, "loss.gamma")
 
     def __call__(self, prediction: Prediction, x0: Tensor, eps: Tensor) -> Tensor:
         c = prediction.coefficients
@@ -77,10 +76,22 @@ class CosineDirection(Loss):
     inner: Loss
     weight: float = 1.0
 
+    def __post_init__(self) -> None:
+        check_inner(self.inner)
+        check_positive(self.weight, "loss.weight")
+
     def __call__(self, prediction: Prediction, x0: Tensor, eps: Tensor) -> Tensor:
+        if x0.shape[1] == 1:
+            raise ValueError("loss=cosine compares directions over the channels; pictures of one channel have none")
         true = prediction.with_native(prediction.native_of(x0, eps)).velocity  # [B, C, *D]
         cosine = nn.functional.cosine_similarity(prediction.velocity, true, dim=1)  # [B, *D]
         return self.inner(prediction, x0, eps) + self.weight * (1 - cosine).flatten(1).mean(1)  # [B]
+
+
+def check_inner(inner: Loss) -> None:
+    """ValueError for an inner loss with weights of its own, which only a module could train."""
+    if isinstance(inner, nn.Module):
+        raise ValueError(f"loss.inner cannot be {type(inner).__name__}, which has weights; put it outside of the other")
 
 
 class LearnedUncertainty(nn.Module, Loss):
@@ -100,13 +111,13 @@ class LearnedUncertainty(nn.Module, Loss):
         generator = torch.Generator().manual_seed(seed)
         self.register_buffer("frequencies", 2 * math.pi * torch.randn(channels, generator=generator))
         self.register_buffer("phases", 2 * math.pi * torch.rand(channels, generator=generator))
-        self.leave = nn.Linear(channels, 1, bias=False)
-        nn.init.zeros_(self.leave.weight)
+        self.weights = nn.Parameter(torch.zeros(channels))
+        self.learns_variance = inner.learns_variance
 
     def log_loss(self, log_snr: Tensor) -> Tensor:
-        """u at log_snr [B] -> [B]."""
+        """u at log_snr [B] -> [B], in float32 under autocast as well: a step of bfloat16 is per cents of e^-u."""
         angle = -log_snr.float()[:, None] / 8 * self.frequencies + self.phases  # [B, channels]
-        return self.leave(math.sqrt(2) * angle.cos()).squeeze(1)  # [B]
+        return (math.sqrt(2) * angle.cos() * self.weights).sum(1)  # [B]
 
     def forward(self, prediction: Prediction, x0: Tensor, eps: Tensor) -> Tensor:
         c = prediction.coefficients

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal, cast, get_args
 
@@ -20,6 +21,12 @@ def check_kind(kind: str, name: str = "kind") -> Kind:
     if kind not in KINDS:
         raise ValueError(f"{name} must be one of {', '.join(KINDS)}, got {kind!r}")
     return cast(Kind, kind)
+
+
+def check_positive(value: object, name: str) -> None:
+    """ValueError unless `value` is a positive, finite number, blaming the setting `name`."""
+    if not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ValueError(f"{name} must be a positive number, got {value!r}")
 
 
 def parts(kind: Kind, c: Coefficients, sigma_data: float = 1.0) -> tuple[Weight, Weight]:

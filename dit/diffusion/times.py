@@ -10,23 +10,26 @@ import torch
 from torch import Tensor
 
 from dit.diffusion.path import GaussianPath
+from dit.diffusion.prediction import check_positive
+
+_CLEANEST = 60.0  # log-SNR
 
 
 @dataclass(frozen=True)
 class TimeDistribution(ABC):
     """A law of t.
 
-    stratified: one draw in each of as many equal-probability strata as there are pictures on all ranks together: the
-    same law, less variance. shift: sigma/alpha of every draw is multiplied by it, as larger pictures want more noise
-    for the same loss of detail (Hoogeboom et al. 2023; Esser et al. 2024, section 5.3.2); `token_shift` computes one.
+    stratified: one draw in each of as many equal-probability strata as the global batch has pictures, over all ranks
+    and accumulated batches: the same law, less variance. shift: sigma/alpha of every draw is multiplied by it, as
+    larger pictures want more noise for the same loss of detail (Hoogeboom et al. 2023; Esser et al. 2024, section
+    5.3.2); `token_shift` computes one.
     """
 
     stratified: bool = field(default=True, kw_only=True)
     shift: float = field(default=1.0, kw_only=True)
 
     def __post_init__(self) -> None:
-        if not self.shift > 0:
-            raise ValueError(f"times.shift must be positive, got {self.shift}")
+        check_positive(self.shift, "times.shift")
 
     @abstractmethod
     def quantile(self, p: Tensor, path: GaussianPath) -> Tensor:
@@ -38,18 +41,30 @@ class TimeDistribution(ABC):
         path: GaussianPath,
         device: torch.device | str = "cpu",
         generator: torch.Generator | None = None,
-        rank: int = 0,
-        ranks: int = 1,
+        share: int = 0,
+        shares: int = 1,
     ) -> Tensor:
-        """t [count] in float32, strictly inside (0, 1), for this rank's share of a batch of `ranks` x `count`."""
+        """t [count] in float32, strictly inside (0, 1): number `share` of the `shares` parts of a global batch."""
         p = torch.rand(count, device=device, generator=generator)  # [B]
         if self.stratified:
-            p = (torch.arange(count, device=device) * ranks + rank + p) / (count * ranks)  # [B]
-        # rand may return 0 and the division above may round to 1: neither end is a noise level to train on.
-        t = self.quantile(p.clamp(2**-25, 1 - 2**-24), path)  # [B]
-        if self.shift != 1:
-            t = path.t_from_log_snr(path.log_snr(t) - 2 * math.log(self.shift))  # [B]
-        return t.clamp(2**-25, 1 - 2**-24)  # [B]
+            p = (torch.arange(count, device=device) * shares + share + p) / (count * shares)  # [B]
+        # rand may return 0 and the division above may round to 1: neither end is a noise level to train on. EDM's
+        # sigma leaves the range of float32 long before t does.
+        cleanest = float(path.t_from_log_snr(torch.tensor(_CLEANEST, dtype=torch.float64)))
+        return self._shifted(p.clamp(2**-25, 1 - 2**-24), path).clamp(max(2**-25, cleanest), 1 - 2**-24)  # [B]
+
+    def check(self, path: GaussianPath) -> None:
+        """ValueError where over a hundredth of the draws lie beyond the last level of `path`, to pile up there."""
+        if float(self._shifted(torch.tensor(0.99, dtype=torch.float64), path)) >= 1:
+            last = path.coefficients(torch.ones((), dtype=torch.float64))
+            raise ValueError(
+                f"times reaches beyond the path, whose last sigma/alpha is {float(last.sigma / last.alpha):.4g}: more "
+                "than 1 % of the draws would be there; lower times.shift, mean, std or high"
+            )
+
+    def _shifted(self, p: Tensor, path: GaussianPath) -> Tensor:
+        t = self.quantile(p, path)
+        return t if self.shift == 1 else path.t_from_log_snr(path.log_snr(t) - 2 * math.log(self.shift))
 
 
 def token_shift(image_size: int, patch_size: int, base_tokens: int = 256) -> float:
@@ -74,7 +89,7 @@ class LogitNormal(TimeDistribution):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_std(self.std)
+        check_positive(self.std, "times.std")
 
     def quantile(self, p: Tensor, path: GaussianPath) -> Tensor:
         return torch.sigmoid(_normal_quantile(p, self.mean, self.std))
@@ -89,7 +104,7 @@ class LogNormalSigma(TimeDistribution):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_std(self.std)
+        check_positive(self.std, "times.std")
 
     def quantile(self, p: Tensor, path: GaussianPath) -> Tensor:
         return path.t_from_log_snr(-2 * _normal_quantile(p, self.mean, self.std))
@@ -104,8 +119,9 @@ class LogUniformSigma(TimeDistribution):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.low < self.high:
-            raise ValueError(f"times.low and times.high must be 0 < low < high, got {self.low} and {self.high}")
+        check_positive(self.low, "times.low")
+        if not self.low < self.high:
+            raise ValueError(f"times.high must exceed times.low={self.low}, got {self.high}")
 
     def quantile(self, p: Tensor, path: GaussianPath) -> Tensor:
         return path.t_from_log_snr(-2 * (math.log(self.low) + p * math.log(self.high / self.low)))
@@ -114,8 +130,3 @@ class LogUniformSigma(TimeDistribution):
 def _normal_quantile(p: Tensor, mean: float, std: float) -> Tensor:
     # Through erfinv: Apple's GPUs have no ndtri.
     return mean + std * math.sqrt(2) * torch.erfinv(2 * p - 1)
-
-
-def _check_std(std: float) -> None:
-    if not std > 0:
-        raise ValueError(f"times.std must be positive, got {std}")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from dit.diffusion.loss import Loss
+from dit.diffusion.loss import Loss, check_inner
+from dit.diffusion.path import per_image
 from dit.diffusion.posterior import ReverseStep
-from dit.diffusion.prediction import Prediction
+from dit.diffusion.prediction import Prediction, check_positive
 from dit.diffusion.table import DiscreteVP
 
 
@@ -26,6 +28,9 @@ class HybridVLB(Loss):
     def __init__(self, inner: Loss, path: DiscreteVP, weight: float = 1e-3, bin_width: float = 2 / 255):
         if not isinstance(path, DiscreteVP):
             raise ValueError(f"loss=hybrid_vlb needs a path with steps, DiscreteVP; got {type(path).__name__}")
+        check_inner(inner)
+        check_positive(weight, "loss.weight")
+        check_positive(bin_width, "loss.bin_width")
         self.inner, self.path, self.weight, self.bin_width = inner, path, weight, bin_width
 
     def __call__(self, prediction: Prediction, x0: Tensor, eps: Tensor) -> Tensor:
@@ -35,27 +40,29 @@ class HybridVLB(Loss):
     def bound(self, prediction: Prediction, x0: Tensor) -> Tensor:
         """The term at prediction's t, in bits a value [B]."""
         assert prediction.variance is not None
-        steps, c = self.path.num_steps, prediction.coefficients
+        one, c = 1 / self.path.num_steps, prediction.coefficients
         t = self.path.t_from_log_snr(2 * (c.alpha.double() / c.sigma.double()).log()).expand(len(x0))  # [B]
+        first = (t <= one).view(-1, *[1] * (x0.ndim - 1))
+        chain, alpha = self._step(t.clamp(min=one), x0)
         # The posterior of the first step has no variance: its logarithm is taken one entry later, as is customary.
-        chain = self._step(t, x0)
-        chain = ReverseStep(chain.share, self._step(t.clamp(min=2 / steps), x0).small, chain.large)
+        chain = replace(chain, small=self._step(t.clamp(min=2 * one), x0)[0].small)
         log_variance = chain.learned(prediction.variance).log()  # [B, *D]
         x0_hat = prediction.x0.detach()  # [B, *D]
-        there = self.path.coefficients((t - 1 / steps).clamp(min=0)).like(x0)
-        off = chain.share * there.alpha * (x0 - x0_hat)  # [B, *D], between the means
+        off = chain.share * alpha * (x0 - x0_hat)  # [B, *D], between the means
         divergence = 0.5 * (
             log_variance - chain.small.log() - 1 + (chain.small + off.square()) * torch.exp(-log_variance)
         )  # [B, *D]
-        first = (t <= 1 / steps).view(-1, *[1] * (x0.ndim - 1))
         surprise = -_log_bin(x0, x0_hat, torch.exp(log_variance / 2), self.bin_width)  # [B, *D]
         return torch.where(first, surprise, divergence).flatten(1).mean(1) / math.log(2)  # [B]
 
-    def _step(self, t: Tensor, x: Tensor) -> ReverseStep:
+    def _step(self, t: Tensor, x: Tensor) -> tuple[ReverseStep, Tensor]:
+        """The step from t [B] one entry down, and alpha there, shaped to broadcast over x."""
         there = self.path.coefficients((t - 1 / self.path.num_steps).clamp(min=0))
         chain = ReverseStep.between(self.path.coefficients(t), there)
-        shape = (-1, *[1] * (x.ndim - 1))
-        return ReverseStep(*(part.to(x).view(shape) for part in (chain.share, chain.small, chain.large)))
+        share, small, large, alpha = (
+            per_image(part.to(x), x) for part in (chain.share, chain.small, chain.large, there.alpha)
+        )
+        return ReverseStep(share, small, large), alpha
 
 
 def _log_bin(x: Tensor, mean: Tensor, std: Tensor, width: float) -> Tensor:

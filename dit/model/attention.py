@@ -6,6 +6,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
@@ -26,12 +27,15 @@ def _reference(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def _flash_attn(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     kernel = _optional("flash_attn").flash_attn_func  # shares keys between heads itself
+    if v.dtype not in (torch.float16, torch.bfloat16):
+        raise ValueError("model.attention=flash_attn computes in half precision: set trainer.precision=bf16-mixed")
+    q, k = q.to(v.dtype), k.to(v.dtype)  # norms of queries and keys return float32 under autocast
     return kernel(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)).transpose(1, 2)  # [B, H, N, D]
 
 
 def _xformers(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     kernel = _optional("xformers").memory_efficient_attention
-    k, v = _one_per_query_head(q, k, v)
+    q, (k, v) = q.to(v.dtype), _one_per_query_head(q, k.to(v.dtype), v)
     return kernel(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)).transpose(1, 2)  # [B, H, N, D]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -136,6 +137,11 @@ class DiT(nn.Module):
         """x: [B, C, H, W]; time: [B] as the path's `network_time` tells it; labels: [B] in 0 ... num_classes, or None
         for "no class"; drop: [B] bool, which labels to replace by the null label, drawn in training if not given."""
         height, width = x.shape[-2:]
+        if x.shape[1:] != (self.channels, self.image_size, self.image_size):
+            raise ValueError(
+                f"this network takes pictures of {self.channels} x {self.image_size} x {self.image_size}, "
+                f"got {' x '.join(map(str, x.shape[1:]))}"
+            )
         tokens = self.patch_embed(patchify(x, self.patch_size))  # [B, N, W]
         if self.position is not None:
             tokens = self.position(tokens)  # [B, N, W]
@@ -172,9 +178,13 @@ def _check(**arguments: Any) -> None:
     for key, known in {"conditioning": CONDITIONINGS, "norm": NORMS, "mlp": MLPS, "position": POSITIONS}.items():
         if arguments[key] not in known:
             raise ValueError(f"model.{key} must be one of {', '.join(known)}, got {arguments[key]!r}")
-    for key in ("mlp_ratio", "mlp_norm_eps"):
-        if not isinstance(arguments[key], int | float) or not arguments[key] > 0:
-            raise ValueError(f"model.{key} must be a positive number, got {arguments[key]!r}")
+    for key in ("learn_variance", "qk_norm", "time_endpoint"):
+        if not isinstance(arguments[key], bool):
+            raise ValueError(f"model.{key} must be true or false, got {arguments[key]!r}")
+    for key, smallest in {"mlp_ratio": 2 / arguments["hidden_size"], "mlp_norm_eps": 0}.items():
+        value = arguments[key]
+        if not isinstance(value, int | float) or not max(smallest, 1e-30) <= value < math.inf:
+            raise ValueError(f"model.{key} must be a positive number, got {value!r}")
     dropout = arguments["class_dropout"]
     if not isinstance(dropout, int | float) or not 0 <= dropout <= 1:
         raise ValueError(f"model.class_dropout must be in [0, 1], got {dropout!r}")

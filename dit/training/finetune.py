@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -12,12 +12,19 @@ from dit.model import DiT
 _TABLE = "label_embed.table.weight"
 
 
-def start_from(network: DiT, loaded: Loaded, class_names: Sequence[str]) -> str:
-    """Copies the weights of `loaded` into `network`, and says in a sentence what it did.
+def start_from(network: DiT, loaded: Loaded, facts: dict[str, Any]) -> str:
+    """Copies the weights of `loaded` into `network`, for pictures of which `facts` tells, and says what it did.
 
-    Where the classes differ (`class_names` of the new pictures), the label table keeps the fresh rows of `network`
-    but for the null label's. Raises ValueError, listing the differences, where anything else does not fit.
+    Where the classes differ, by number or by name, or those of an imported network have no names, the label table keeps
+    the fresh rows of `network` but for the null label's. Raises ValueError where the pictures are normalised otherwise,
+    or, listing the differences, where anything else does not fit.
     """
+    theirs_normalised = loaded.passport["data"]["normalisation"]
+    if theirs_normalised != facts["normalisation"]:
+        raise ValueError(
+            f"finetune_from was trained on pictures normalised by {theirs_normalised}, these are by "
+            f"{facts['normalisation']}"
+        )
     theirs, mine = dict(loaded.network.state_dict()), network.state_dict()
     table = theirs.pop(_TABLE)
     different = [
@@ -28,16 +35,19 @@ def start_from(network: DiT, loaded: Loaded, class_names: Sequence[str]) -> str:
     if different:
         more = f" and {len(different) - 4} more" if len(different) > 4 else ""
         raise ValueError(f"finetune_from has other weights than the model: {', '.join(different[:4])}{more}")
-    names = list(class_names)[: network.num_classes]
-    same = names == loaded.class_names
+    names = facts["class_names"][: network.num_classes]
+    numbered = loaded.class_names == [str(label) for label in range(len(loaded.class_names))]
+    nameless = "imported_from" in loaded.passport["config"] and numbered
+    same = names == loaded.class_names and not nameless
     with torch.no_grad():
         network.load_state_dict({**theirs, _TABLE: table if same else mine[_TABLE]})
         network.label_embed.table.weight[-1] = table[-1]
+    said = f"model, diffusion and every weight are the checkpoint's ({loaded.weights}, step {loaded.step})"
     if same:
-        return f"every weight is from the checkpoint ({loaded.weights}, step {loaded.step})"
+        return said
     return (
-        f"every weight is from the checkpoint ({loaded.weights}, step {loaded.step}) but the label table's: its "
-        f"{len(loaded.class_names)} classes become {len(names)}, whose rows begin afresh; the null label's row is kept"
+        f"{said} but the label table: its {len(loaded.class_names)} classes become {len(names)}, whose rows begin "
+        "afresh; the null label's row is kept"
     )
 
 

@@ -61,6 +61,7 @@ class DiTModule(LightningModule):
         self.times, self.loss, self.ema, self.seed, self.compile_backend = times, loss, ema, seed, compile
         self.level_loss = validation or LevelLoss()
         self.level_loss.check(path)
+        times.check(path)
         self._optimizer, self._scheduler = optimizer, scheduler
         self.passport: dict[str, Any] = {
             "model": network.arguments,
@@ -88,13 +89,14 @@ class DiTModule(LightningModule):
     def on_fit_start(self) -> None:
         self.ema.attach(self.network)
 
-    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
-        x0, labels, index = batch  # [B, C, H, W], [B], [B]
+    def training_step(self, pictures: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
+        x0, labels, index = pictures  # [B, C, H, W], [B], [B]
+        batch, accumulated = self.trainer.fit_loop.total_batch_idx, self.trainer.accumulate_grad_batches
         # One reseed covers times, noise, label dropout and whatever the network draws; nothing needs to be saved.
-        torch.manual_seed(step_seed(self.seed, self.global_rank, self.trainer.fit_loop.total_batch_idx))
-        t = self.times.sample(
-            len(x0), self.denoiser.path, x0.device, rank=self.global_rank, ranks=self.trainer.world_size
-        )  # [B]
+        torch.manual_seed(step_seed(self.seed, self.global_rank, batch))
+        share = self.global_rank + self.trainer.world_size * (batch % accumulated)
+        shares = self.trainer.world_size * accumulated
+        t = self.times.sample(len(x0), self.denoiser.path, x0.device, share=share, shares=shares)  # [B]
         eps = torch.randn_like(x0)  # [B, C, H, W]
         losses = self.losses(x0, labels, t, eps)  # [B]
         bad = ~losses.detach().isfinite()  # [B]
@@ -157,22 +159,30 @@ class DiTModule(LightningModule):
         theirs = {"sigma_data": 1.0, **checkpoint["passport"]}
         # What a DiT of an older version did not know yet is at its default.
         known = inspect.signature(DiT).parameters
-        theirs["model"] = {key: theirs["model"].get(key, known[key].default) for key in self.passport["model"]}
+        theirs["model"] = {key: known[key].default for key in self.passport["model"]} | theirs["model"]
         for key in ("model", "path", "kind", "sigma_data", "data"):
             if theirs[key] != self.passport[key]:
                 raise ValueError(
                     f"cannot resume: the checkpoint's {key} is {theirs[key]}, the configuration's {self.passport[key]}"
                 )
+        weights = [
+            {key.removeprefix("loss.") for key in state if key.startswith("loss.")}
+            for state in (checkpoint["state_dict"], self.state_dict())
+        ]
+        if weights[0] != weights[1]:
+            theirs_has, mine_has = (", ".join(sorted(names)) or "none" for names in weights)
+            raise ValueError(
+                f"cannot resume: weights of the checkpoint's loss are {theirs_has}, of the configuration's {mine_has}"
+            )
         self.ema.load_state_dict(checkpoint["ema"])
 
 
 def _check_fit(network: DiT, facts: dict[str, Any], loss: Loss) -> None:
     """The configuration interpolates these from the data and the loss; whoever types them must type the same."""
-    if network.arguments["learn_variance"] != loss.learns_variance:
-        raise ValueError(
-            f"model.learn_variance={network.arguments['learn_variance']} does not fit the loss, "
-            f"{type(loss).__name__}: a doubled output is trained by loss=hybrid_vlb and by no other"
-        )
+    if network.arguments["learn_variance"] and not loss.learns_variance:
+        raise ValueError("model.learn_variance=true needs loss=hybrid_vlb; no other trains that half of the output")
+    if loss.learns_variance and not network.arguments["learn_variance"]:
+        raise ValueError("loss=hybrid_vlb trains a variance and needs model.learn_variance=true; the output has none")
     for key in ("image_size", "channels", "num_classes"):
         given, allowed = network.arguments[key], [facts[key]] + ([0] if key == "num_classes" else [])
         if given not in allowed:

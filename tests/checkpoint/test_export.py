@@ -6,7 +6,7 @@ import warnings
 import diffusers
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from dit.checkpoint import check_resume, export_diffusers, export_safetensors, import_loaded, load, load_denoiser
@@ -97,6 +97,34 @@ def test_older_passports_load(tmp_path):
     loaded = load(file)
     assert loaded.denoiser.sigma_data == 1
     assert loaded.denoiser.learned_variance
+
+
+def test_passports_of_newer_versions_and_damaged_ones_are_refused(tmp_path):
+    file = checkpoint(tmp_path / "last.ckpt")
+    contents = torch.load(file)
+    contents["passport"]["model"]["new_axis"] = 1
+    torch.save(contents, tmp_path / "newer.ckpt")
+    with pytest.raises(ValueError, match=r"the checkpoint is of another version: its passport has model\.new_axis"):
+        load(tmp_path / "newer.ckpt")
+    contents = torch.load(file)
+    for average in contents["ema"]["averages"].values():
+        del average["final.linear.bias"]
+    torch.save(contents, tmp_path / "damaged.ckpt")
+    with pytest.raises(ValueError, match=r"the checkpoint is no network of its passport: missing final\.linear\.bias"):
+        load(tmp_path / "damaged.ckpt")
+    for text in ("{", '{"unknown": 1}'):
+        save_file({"x": torch.zeros(2)}, tmp_path / "bad.safetensors", {"ditlab": text})
+        with pytest.raises(ValueError, match=r"bad\.safetensors has a passport that this version cannot read"):
+            load(tmp_path / "bad.safetensors")
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise SafetensorError("Permission denied")
+
+    monkeypatch.setattr("dit.checkpoint.exporting.save_file", refuse)
+    with pytest.raises(ValueError, match=r"out=.*a\.safetensors cannot be written: Permission denied"):
+        export_safetensors(load(checkpoint(tmp_path / "last.ckpt")), tmp_path / "a.safetensors")
 
 
 PATHS = [
@@ -227,7 +255,7 @@ def test_what_diffusers_will_do_otherwise_is_warned_of(tmp_path):
         ({"path": DiscreteVP.cosine(offset=0.01)}, "path DiscreteVP.cosine"),
         ({"kind": "score"}, "kind score"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_diffusers_cannot_compute_is_refused_by_name(tmp_path, axes, named):
     ours = load(checkpoint(tmp_path / "last.ckpt", **axes))

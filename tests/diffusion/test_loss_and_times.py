@@ -9,6 +9,7 @@ from dit.diffusion import (
     KINDS,
     MSE,
     CosineDirection,
+    HybridVLB,
     LearnedUncertainty,
     LogitNormal,
     LogNormalSigma,
@@ -146,7 +147,35 @@ def test_learned_uncertainty_starts_as_the_loss_and_becomes_its_logarithm():
     optimizer.step(closure)
     u = loss.log_loss(path.log_snr(t))
     torch.testing.assert_close(u.exp(), level[:, 0], rtol=0.02, atol=0)
-    assert [name for name, _ in loss.named_parameters()] == ["leave.weight"]
+    assert [name for name, _ in loss.named_parameters()] == ["weights"]
+
+
+def test_learned_uncertainty_is_float32_under_autocast():
+    loss = LearnedUncertainty(MSE("x0"))
+    with torch.no_grad():
+        loss.weights.normal_()
+    levels = torch.linspace(-8, 8, 64)
+    plain = loss.log_loss(levels)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(loss.log_loss(levels), plain)
+
+
+def test_a_loss_with_weights_goes_outside():
+    """Inside of one that is no module nobody would train it."""
+    learned = LearnedUncertainty(MSE("x0"))
+    with pytest.raises(ValueError, match=r"loss\.inner cannot be LearnedUncertainty, which has weights; put it"):
+        CosineDirection(learned)
+    with pytest.raises(ValueError, match=r"loss\.inner cannot be LearnedUncertainty"):
+        HybridVLB(learned, PATHS["linear"])
+    assert LearnedUncertainty(HybridVLB(MSE("eps"), PATHS["linear"])).learns_variance
+    assert not learned.learns_variance
+
+
+def test_a_direction_over_one_channel_is_refused():
+    path, t = PATHS["flow"], torch.tensor([0.3])
+    x0, eps = torch.randn(2, 1, 1, 2, 2)
+    with pytest.raises(ValueError, match="loss=cosine compares directions over the channels; pictures of one channel"):
+        CosineDirection(MSE("velocity"))(Gaussian(path)(path.interpolate(x0, eps, t), t), x0, eps)
 
 
 def test_learned_uncertainty_has_the_same_features_for_the_same_seed():
@@ -218,9 +247,7 @@ def test_a_shift_multiplies_sigma_over_alpha_of_every_draw(path):
     plain = LogitNormal(std=0.5).sample(64, path, generator=generators[0])
     shifted = LogitNormal(std=0.5, shift=3.0).sample(64, path, generator=generators[1])
     moved = path.log_snr(plain.double()) - path.log_snr(shifted.double())
-    inside = shifted < 0.999
-    assert inside.sum() > 50
-    torch.testing.assert_close(moved[inside], torch.full_like(moved[inside], 2 * math.log(3)), rtol=2e-3, atol=0)
+    torch.testing.assert_close(moved, torch.full_like(moved, 2 * math.log(3)), rtol=2e-3, atol=0)
 
 
 def test_the_shift_by_tokens_is_the_root_of_their_number():
@@ -236,11 +263,11 @@ def test_a_stratified_batch_has_one_draw_in_each_stratum():
     assert len((Uniform(stratified=False).sample(64, path) * 64).floor().unique()) < 64
 
 
-def test_all_ranks_together_have_one_draw_in_each_stratum():
-    shares = [Uniform().sample(16, PATHS["flow"], rank=rank, ranks=4) for rank in range(4)]
+def test_all_shares_together_have_one_draw_in_each_stratum():
+    shares = [Uniform().sample(16, PATHS["flow"], share=share, shares=4) for share in range(4)]
     strata = (torch.cat(shares) * 64).floor().long()
     assert sorted(strata.tolist()) == list(range(64))
-    for share in shares:  # each rank sees all noise levels
+    for share in shares:  # each sees all noise levels
         assert float(share.min()) < 1 / 16
         assert float(share.max()) > 15 / 16
 
@@ -256,18 +283,45 @@ def test_times_are_never_an_end():
     assert ((beyond > 0) & (beyond < 1)).all()
 
 
+@pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
+def test_the_cleanest_time_is_a_level_in_float32(path):
+    """On EDM's path sigma is 0 in float32 at times that float32 still tells from 0: what a network is told, and what a
+    loss makes of it, must be finite all the same."""
+    t = Uniform(stratified=True).sample(2**20, path)[:2]
+    x0, eps = torch.randn(2, 2, 3)
+    assert path.network_time(t).isfinite().all()
+    assert path.log_snr(t).isfinite().all()
+    exact = Gaussian(path, "edm")(path.interpolate(x0, eps, t), t)
+    for loss in (MSE("edm"), MinSNR(5.0), LearnedUncertainty(MSE("edm"))):
+        assert loss(exact, x0, eps).isfinite().all()
+
+
+def test_times_beyond_the_path_are_refused():
+    """They would pile up at its last level."""
+    table, flow = PATHS["linear"], PATHS["flow"]
+    for law in (Uniform(shift=3.0), LogNormalSigma(3.0, 2.0), LogUniformSigma(0.01, 1e6)):
+        with pytest.raises(ValueError, match=r"times reaches beyond the path, whose last sigma/alpha is 157\.4: more"):
+            law.check(table)
+        law.check(flow)
+    for law in (Uniform(), LogitNormal(), LogNormalSigma(), LogUniformSigma()):
+        law.check(table)
+        law.check(PATHS["edm"])
+
+
 def test_bad_settings_are_refused():
     with pytest.raises(ValueError, match=r"loss\.space must be one of x0, eps, v, velocity, score, edm, got 'pixels'"):
         MSE("pixels")
-    with pytest.raises(ValueError, match=r"times\.std must be positive, got 0"):
+    with pytest.raises(ValueError, match=r"times\.std must be a positive number, got 0"):
         LogitNormal(std=0)
-    with pytest.raises(ValueError, match=r"loss\.max_gain must be positive or null, got -1"):
+    with pytest.raises(ValueError, match=r"loss\.max_gain must be a positive number, got -1"):
         MSE("x0", max_gain=-1)
-    with pytest.raises(ValueError, match=r"times\.std must be positive, got -1"):
+    with pytest.raises(ValueError, match=r"times\.std must be a positive number, got -1"):
         LogNormalSigma(std=-1)
-    with pytest.raises(ValueError, match=r"times\.low and times\.high must be 0 < low < high, got 2 and 1"):
+    with pytest.raises(ValueError, match=r"times\.high must exceed times\.low=2, got 1"):
         LogUniformSigma(2, 1)
-    with pytest.raises(ValueError, match=r"times\.shift must be positive, got 0"):
+    with pytest.raises(ValueError, match=r"times\.shift must be a positive number, got 0"):
         Uniform(shift=0)
-    with pytest.raises(ValueError, match=r"loss\.gamma must be positive, got 0"):
+    with pytest.raises(ValueError, match=r"loss\.gamma must be a positive number, got 0"):
         MinSNR(0)
+    with pytest.raises(ValueError, match=r"times\.shift must be a positive number, got 'abc'"):
+        Uniform(shift="abc")

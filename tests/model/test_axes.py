@@ -1,7 +1,10 @@
 """The axes of the family: each does what its paper says, alone and together with the others."""
 
+import sys
 from functools import partial
 from itertools import combinations, product
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -286,6 +289,22 @@ def test_kernels_agree_with_the_explicit_softmax_gradients_included(name, kv_hea
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
+def test_flash_attn_is_given_one_half_precision_or_refused(monkeypatch):
+    """Norms of queries and keys return float32 under autocast; the kernel does not take that beside bfloat16."""
+    seen = []
+
+    def kernel(q, k, v):
+        seen.append({q.dtype, k.dtype, v.dtype})
+        return v
+
+    monkeypatch.setitem(sys.modules, "flash_attn", SimpleNamespace(flash_attn_func=kernel))
+    q, k, v = torch.randn(3, 1, 2, 4, 8)
+    attend(q, k, v.bfloat16(), "flash_attn")
+    assert seen == [{torch.bfloat16}]
+    with pytest.raises(ValueError, match=r"model\.attention=flash_attn computes in half precision: set trainer\.prec"):
+        attend(q, k, v, "flash_attn")
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("kv_heads", [4, 2])
 @pytest.mark.parametrize("name", ["flash_attn", "xformers", "sdpa"])
@@ -415,6 +434,7 @@ def test_the_table_lists_every_preset(capsys):
     main([])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[1:]] == list(presets())
+    assert "\n".join(lines) in (Path(__file__).parents[2] / "docs" / "model.md").read_text()
     assert any(
         line.split() == ["dit_xl", "32", "x", "32", "x", "4", "2", "256", "674.8", "M", "118.62"] for line in lines
     )
@@ -434,12 +454,23 @@ def test_the_table_lists_every_preset(capsys):
         ({"position": "rope", "hidden_size": 24}, r"hidden_size / num_heads must be a multiple of 4 .* got 6"),
         ({"class_tokens_from": 2}, r"model\.class_tokens_from must be a block, 0 to 1, got 2"),
         ({"mlp_ratio": 0}, r"model\.mlp_ratio must be a positive number, got 0"),
+        ({"mlp_ratio": float("inf")}, r"model\.mlp_ratio must be a positive number, got inf"),
+        ({"mlp_ratio": 0.001}, r"model\.mlp_ratio must be a positive number, got 0\.001"),
+        ({"qk_norm": "layernorm"}, r"model\.qk_norm must be true or false, got 'layernorm'"),
+        ({"learn_variance": "no"}, r"model\.learn_variance must be true or false, got 'no'"),
         ({"bottleneck": -1}, r"model\.bottleneck must be a whole number of at least 0, got -1"),
     ],
 )
 def test_axes_that_do_not_fit_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         tiny(**changes)
+
+
+def test_a_picture_of_another_shape_is_refused():
+    """4 x 16 has as many tokens as 8 x 8; their positions would be wrong."""
+    x, time, labels = batch()
+    with pytest.raises(ValueError, match="this network takes pictures of 3 x 8 x 8, got 3 x 4 x 16"):
+        tiny()(x.reshape(3, 3, 4, 16), time, labels)
 
 
 def test_learned_positions_need_no_multiple_of_four():

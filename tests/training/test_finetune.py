@@ -3,12 +3,15 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from data import Pixels
 from dit.checkpoint import load
+from dit.diffusion import MSE, DiscreteVP, HybridVLB
 from dit.training import SaveCheckpoint, start_from
 from tests.data.test_data import tree  # noqa: F401
 from tests.training.tiny import digits, module, trainer
@@ -16,6 +19,10 @@ from tests.training.tiny import digits, module, trainer
 ROOT = Path(__file__).parents[2]
 TABLE = "label_embed.table.weight"
 DIGITS = [str(n) for n in range(10)]
+
+
+def facts(names):
+    return {"class_names": names, "normalisation": Pixels().spec}
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +39,9 @@ def fresh(**network):
 
 def test_the_same_classes_keep_every_weight(checkpoint):
     loaded, network = load(checkpoint), fresh()
-    said = start_from(network, loaded, DIGITS)
+    said = start_from(network, loaded, facts(DIGITS))
     assert all(torch.equal(a, b) for a, b in zip(network.parameters(), loaded.network.parameters(), strict=True))
-    assert said == "every weight is from the checkpoint (ema 0.9, step 5)"
+    assert said == "model, diffusion and every weight are the checkpoint's (ema 0.9, step 5)"
 
 
 @pytest.mark.parametrize("names", [["ant", "bee", "cat"], list("abcdefghij"), DIGITS[::-1]], ids=["3", "10", "order"])
@@ -45,14 +52,14 @@ def test_other_classes_begin_afresh_and_nothing_else_does(checkpoint, names):
     torch.manual_seed(7)
     network = type(loaded.network)(**loaded.network.arguments | facts_fit)
     before = network.state_dict()[TABLE].clone()
-    said = start_from(network, loaded, names)
+    said = start_from(network, loaded, facts(names))
     theirs = loaded.network.state_dict()
     for key, value in network.state_dict().items():
         if key != TABLE:
             assert torch.equal(value, theirs[key]), key
     assert torch.equal(network.state_dict()[TABLE][:-1], before[:-1])
     assert torch.equal(network.state_dict()[TABLE][-1], theirs[TABLE][-1])
-    assert f"but the label table's: its 10 classes become {len(names)}, whose rows begin afresh" in said
+    assert f"but the label table: its 10 classes become {len(names)}, whose rows begin afresh" in said
 
 
 def test_weights_of_another_model_are_refused_with_the_differences(checkpoint):
@@ -61,7 +68,7 @@ def test_weights_of_another_model_are_refused_with_the_differences(checkpoint):
     with pytest.raises(
         ValueError, match=r"finetune_from has other weights than the model: blocks\.0\.attention\."
     ) as e:
-        start_from(network, load(checkpoint), DIGITS)
+        start_from(network, load(checkpoint), facts(DIGITS))
     assert "16x16 -> 32x32" in str(e.value)
     assert "more" in str(e.value)
     assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
@@ -79,10 +86,52 @@ def test_two_overrides_fine_tune_on_ones_own_pictures(checkpoint, tree, tmp_path
     short = ["debug=fast", "callbacks.preview.classes=3", f"hydra.run.dir={tmp_path}/run"]
     done = train(f"finetune_from={checkpoint}", *pictures, *short)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"finetune_from={checkpoint}: every weight is from the checkpoint (ema 0.9, step 5) but" in done.stdout
+    assert (
+        f"finetune_from={checkpoint}: model, diffusion and every weight are the checkpoint's (ema 0.9, step 5) but"
+        in done.stdout
+    )
     assert "its 10 classes become 3" in done.stdout
     tuned, start = load(tmp_path / "run" / "checkpoints" / "last.ckpt"), load(checkpoint)
     assert tuned.class_names == ["ant", "bee", "cat"]
     assert tuned.passport["model"] == {**start.passport["model"], "num_classes": 3}
     assert tuned.passport["path"] == start.passport["path"]
     assert tuned.passport["config"]["model"]["hidden_size"] == 16
+
+
+@pytest.fixture(scope="module")
+def learned_variance(tmp_path_factory):
+    """A checkpoint of another schedule, kind and loss than the defaults."""
+    folder = tmp_path_factory.mktemp("dit")
+    data, path = digits(), DiscreteVP.cosine()
+    objective = {"path": path, "kind": "v", "loss": HybridVLB(MSE("v"), path)}
+    model = module(data, objective=objective, learn_variance=True, norm="rmsnorm")
+    trainer(folder, 2, [SaveCheckpoint(str(folder), every_n_steps=2)]).fit(model, data)
+    return folder / "last.ckpt"
+
+
+def test_whatever_follows_model_and_diffusion_follows_those_of_the_checkpoint(learned_variance, tmp_path):
+    """The loss compares in the checkpoint's kind, on its path; a resumed run does not begin anew."""
+    run = [f"finetune_from={learned_variance}", "loss=hybrid_vlb", "debug=fast", f"hydra.run.dir={tmp_path}"]
+    done = train(*run)
+    assert done.returncode == 0, done.stdout + done.stderr
+    tuned = load(tmp_path / "checkpoints" / "last.ckpt")
+    config = tuned.passport["config"]
+    assert config["loss"]["inner"]["space"] == tuned.passport["kind"] == "v"
+    assert config["loss"]["path"]["spec"] == tuned.passport["path"] == DiscreteVP.cosine().spec
+    assert config["model"]["norm"] == "rmsnorm"
+    assert tuned.denoiser.learned_variance
+    again = train(*run, f"resume={tmp_path}/checkpoints/last.ckpt", "trainer.max_steps=6")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "finetune_from" not in again.stdout
+
+
+def test_classes_of_an_import_without_names_are_no_classes_of_ones_own(checkpoint):
+    loaded = load(checkpoint)
+    imported = replace(loaded, passport=loaded.passport | {"config": {"imported_from": "dit"}})
+    assert "rows begin afresh" in start_from(fresh(), imported, facts(DIGITS))
+
+
+def test_pictures_normalised_otherwise_are_refused(checkpoint):
+    other = {"class_names": DIGITS, "normalisation": Pixels(0.2, 0.3).spec}
+    with pytest.raises(ValueError, match=r"trained on pictures normalised by .*0\.5.*, these are by .*0\.3"):
+        start_from(fresh(), load(checkpoint), other)

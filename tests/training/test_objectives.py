@@ -6,7 +6,6 @@ import torch
 from dit.checkpoint import load
 from dit.diffusion import (
     MSE,
-    CosineDirection,
     DiscreteVP,
     HybridVLB,
     LearnedUncertainty,
@@ -35,7 +34,7 @@ OBJECTIVES = {
     "edm": (objective(VarianceExploding(), "edm", MSE("edm"), 0.5), LogNormalSigma(), {}),
     "edm_weight_on_flow": (objective(LinearFlow(), "velocity", MSE("edm")), LogUniformSigma(), {}),
     "learned_uncertainty": (objective(LinearFlow(), "velocity", None), LogitNormal(), {}),
-    "cosine": (objective(LinearFlow(), "velocity", CosineDirection(MSE("velocity"))), LogitNormal(shift=2.0), {}),
+    "shifted": (objective(LinearFlow(), "velocity", MSE("v")), LogitNormal(shift=2.0), {}),
     "jit": (objective(LinearFlow(), "x0", MSE("velocity", max_gain=20.0)), LogitNormal(0.8, 0.8), {}),
     "hybrid_vlb": (objective(TABLE, "eps", HybridVLB(MSE("eps"), TABLE)), Uniform(), {"learn_variance": True}),
 }
@@ -88,14 +87,38 @@ def test_a_learned_uncertainty_trains_and_resumes_to_the_bit(tmp_path):
     resumed = trainer(tmp_path / "b", 12)
     resumed.fit(second[1], second[0], ckpt_path=tmp_path / "last.ckpt", weights_only=True)
     assert_same(state(whole[1], run), state(second[1], resumed))
-    moved = whole[1].loss.leave.weight
+    moved = whole[1].loss.weights
     assert moved.abs().max() > 0
-    assert torch.equal(moved, second[1].loss.leave.weight)
+    assert torch.equal(moved, second[1].loss.weights)
 
 
-@pytest.mark.parametrize("learn_variance", [True, False])
-def test_a_doubled_output_and_the_loss_that_trains_it_go_together(learn_variance):
-    loss = MSE("eps") if learn_variance else HybridVLB(MSE("eps"), TABLE)
-    message = rf"model\.learn_variance={learn_variance} does not fit the loss, {type(loss).__name__}: a doubled output"
+def test_resuming_with_a_loss_of_other_weights_is_refused(tmp_path):
+    data, model = build("edm_weight_on_flow")
+    trainer(tmp_path, 2, [SaveCheckpoint(str(tmp_path), every_n_steps=2)]).fit(model, data)
+    data, model = build("learned_uncertainty")
+    message = (
+        "cannot resume: weights of the checkpoint's loss are none, of the configuration's frequencies, phases, weights"
+    )
+    with pytest.raises(ValueError, match=message):
+        trainer(tmp_path, 4).fit(model, data, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+
+
+@pytest.mark.parametrize(
+    ("loss", "learn_variance", "message"),
+    [
+        (MSE("eps"), True, r"model\.learn_variance=true needs loss=hybrid_vlb; no other trains that half"),
+        (
+            HybridVLB(MSE("eps"), TABLE),
+            False,
+            r"loss=hybrid_vlb trains a variance and needs model\.learn_variance",
+        ),
+    ],
+)
+def test_a_doubled_output_and_the_loss_that_trains_it_go_together(loss, learn_variance, message):
     with pytest.raises(ValueError, match=message):
         module(digits(), objective=objective(TABLE, "eps", loss), learn_variance=learn_variance)
+
+
+def test_times_that_the_path_does_not_reach_are_refused_before_training():
+    with pytest.raises(ValueError, match="times reaches beyond the path"):
+        module(digits(), times=Uniform(shift=3.0), objective=objective(TABLE, "eps", MSE("eps")))

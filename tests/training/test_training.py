@@ -74,7 +74,12 @@ def test_every_rank_draws_its_own_noise(tmp_path, monkeypatch):
         model = module(digits())
         monkeypatch.setattr(type(model), "global_rank", rank)
         model.log = lambda *a, **k: None
-        model._trainer = SimpleNamespace(fit_loop=SimpleNamespace(total_batch_idx=5), global_step=5, world_size=2)
+        model._trainer = SimpleNamespace(
+            fit_loop=SimpleNamespace(total_batch_idx=5),
+            global_step=5,
+            world_size=2,
+            accumulate_grad_batches=1,
+        )
         monkeypatch.setattr(
             model, "losses", lambda x0, y, t, eps, rank=rank: drawn.setdefault(rank, eps).mean((1, 2, 3))
         )
@@ -382,14 +387,16 @@ def test_learning_rates_rise_and_fall():
         cosine(torch.optim.SGD([torch.zeros(1)], lr=1.0), total=5, warmup=5)
 
 
-def test_ranks_share_the_strata_of_a_batch(monkeypatch):
-    """Two ranks of 8 draw one time in each of 16 strata."""
+def test_ranks_and_accumulated_batches_share_the_strata_of_a_batch(monkeypatch):
+    """Two ranks with two batches of 4 each draw one time in each of 16 strata."""
     drawn = []
     for rank in (0, 1):
-        model = module(digits(), times=Uniform())
-        monkeypatch.setattr(type(model), "global_rank", rank)
-        model.log = lambda *a, **k: None
-        model._trainer = SimpleNamespace(fit_loop=SimpleNamespace(total_batch_idx=5), global_step=5, world_size=2)
-        monkeypatch.setattr(model, "losses", lambda x0, y, t, eps: drawn.append(t) or eps.mean((1, 2, 3)))
-        model.training_step((torch.zeros(8, 1, 8, 8), torch.zeros(8).long(), torch.arange(8)), 0)
+        for index in (6, 7):
+            model = module(digits(), times=Uniform())
+            monkeypatch.setattr(type(model), "global_rank", rank)
+            model.log = lambda *a, **k: None
+            loop = SimpleNamespace(total_batch_idx=index)
+            model._trainer = SimpleNamespace(fit_loop=loop, global_step=3, world_size=2, accumulate_grad_batches=2)
+            monkeypatch.setattr(model, "losses", lambda x0, y, t, eps: drawn.append(t) or eps.mean((1, 2, 3)))
+            model.training_step((torch.zeros(4, 1, 8, 8), torch.zeros(4).long(), torch.arange(4)), 0)
     assert sorted((torch.cat(drawn) * 16).floor().long().tolist()) == list(range(16))
