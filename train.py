@@ -9,7 +9,6 @@ from omegaconf import DictConfig, OmegaConf
 from data import folder_classes
 from dit.checkpoint import check_resume, load
 from dit.cli import adopt, entry, finishing, plain
-from dit.diffusion.prediction import check_kind
 from dit.training import DiTModule, RenamedCheckpointIO, start_from
 
 
@@ -25,7 +24,6 @@ def main(config: DictConfig) -> None:
     OmegaConf.resolve(config)
     if config.resume is not None:
         check_resume(config.resume, config.trainer.max_steps)
-    check_kind(config.diffusion.kind, "diffusion.kind")
     torch.manual_seed(config.seed)
     torch.set_float32_matmul_precision(config.matmul_precision)
     data = instantiate(config.data)

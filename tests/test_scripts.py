@@ -278,7 +278,9 @@ def test_commands_of_the_readme_work(trained, refused, tmp_path, monkeypatch, ca
             monkeypatch.setattr(sys, "argv", [script, *plain, "--cfg", "job"])
             runpy.run_path(str(ROOT / script), run_name="__main__")
             assert "optimizer:" in capfd.readouterr().out
-    (command,) = [c for c in commands if c[1] == "sample.py"]
+    command, imported = (c for c in commands if c[1] == "sample.py")
+    text = refused("sample.py", *imported[2:])
+    assert "error: checkpoint=dit.safetensors does not exist" in text  # its options are known
     checkpoint = trained[0] / "checkpoints" / "last.ckpt"
     changed = {"checkpoint": checkpoint, "out": tmp_path / "out", "steps": 2}
     arguments = [a for a in command[2:] if a.split("=")[0] not in changed]

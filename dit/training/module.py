@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from dit.diffusion import Denoiser, GaussianPath, Kind, Loss, TimeDistribution
+from dit.diffusion.prediction import check_kind
 from dit.model import DiT
 from dit.training.ema import Ema
 from dit.training.validation import LevelLoss
@@ -53,7 +54,7 @@ class DiTModule(LightningModule):
         self.denoiser = Denoiser(
             network,
             path,
-            kind,
+            check_kind(kind, "diffusion.kind"),
             network.trained_null_label,
             sigma_data=sigma_data,
             learned_variance=loss.learns_variance,
