@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from data import folder_classes
 from dit.checkpoint import check_resume, load
 from dit.cli import adopt, entry, finishing, plain
+from dit.diffusion.prediction import check_kind
 from dit.training import DiTModule, RenamedCheckpointIO, start_from
 
 
@@ -24,6 +25,7 @@ def main(config: DictConfig) -> None:
     OmegaConf.resolve(config)
     if config.resume is not None:
         check_resume(config.resume, config.trainer.max_steps)
+    check_kind(config.diffusion.kind, "diffusion.kind")
     torch.manual_seed(config.seed)
     torch.set_float32_matmul_precision(config.matmul_precision)
     data = instantiate(config.data)
@@ -38,12 +40,8 @@ def main(config: DictConfig) -> None:
         seed=config.seed,
         compile=config.compile,
     )
-    trainer = instantiate(
-        config.trainer,
-        callbacks=list(instantiate(config.callbacks).values()),
-        logger=list(instantiate(config.logger).values()),
-        plugins=[RenamedCheckpointIO()],
-    )
+    lists = {key: list(instantiate(config[key]).values()) for key in ("callbacks", "logger")}
+    trainer = instantiate(config.trainer, **lists, plugins=[RenamedCheckpointIO()])
     if trainer.is_global_zero and said:
         print(f"finetune_from={config.finetune_from}: {said}")
     with finishing(trainer.loggers):

@@ -15,7 +15,6 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from dit.diffusion import Denoiser, GaussianPath, Kind, Loss, TimeDistribution
-from dit.diffusion.prediction import check_kind
 from dit.model import DiT
 from dit.training.ema import Ema
 from dit.training.validation import LevelLoss
@@ -54,7 +53,7 @@ class DiTModule(LightningModule):
         self.denoiser = Denoiser(
             network,
             path,
-            check_kind(kind, "diffusion.kind"),
+            kind,
             network.trained_null_label,
             sigma_data=sigma_data,
             learned_variance=loss.learns_variance,
