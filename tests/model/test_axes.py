@@ -135,6 +135,18 @@ def test_compiled_equals_eager_gradients_included(changes):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{}, *PAIRWISE[::10]], ids=named)
+def test_compiled_by_inductor_equals_eager_gradients_included(changes):
+    inputs = batch()
+    eager = gradients(variant(changes), inputs)
+    torch._dynamo.reset()
+    network = variant(changes)
+    network.compile()
+    for a, b in zip(eager, gradients(network, inputs), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
 def test_axes_at_their_defaults_are_the_network_without_them():
     torch.manual_seed(0)
     absent = tiny()
