@@ -5,7 +5,20 @@ from data.codec import codec_from_spec
 from data.digits import Digits
 from data.folder import Folder, folder_classes
 from data.latents import Latents
-from data.pictures import Batch, Pictures
+from data.pictures import Pictures
 from data.pixels import Pixels
+from data.split import Batch
+from data.synthetic import Synthetic
 
-__all__ = ["Batch", "Cifar", "Digits", "Folder", "Latents", "Pictures", "Pixels", "codec_from_spec", "folder_classes"]
+__all__ = [
+    "Batch",
+    "Cifar",
+    "Digits",
+    "Folder",
+    "Latents",
+    "Pictures",
+    "Pixels",
+    "Synthetic",
+    "codec_from_spec",
+    "folder_classes",
+]

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torchvision.datasets import CIFAR10, CIFAR100
 
-from data.pictures import InMemory, Pictures
+from data.pictures import Pictures
+from data.split import InMemory
 
 _NAMES_10 = "airplane automobile bird cat deer dog frog horse ship truck"
 
@@ -37,7 +38,7 @@ class Cifar(Pictures):
         self._dataset = CIFAR10 if num_classes == 10 else CIFAR100
 
     @property
-    def class_names(self) -> list[str]:
+    def all_class_names(self) -> list[str]:
         return [*(_NAMES_10 if self.num_classes == 10 else _NAMES_100).split()]
 
     def prepare_data(self) -> None:

@@ -6,7 +6,8 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from data.pictures import InMemory, Pictures
+from data.pictures import Pictures
+from data.split import InMemory
 
 
 class Digits(Pictures):
@@ -16,7 +17,7 @@ class Digits(Pictures):
     """
 
     @property
-    def class_names(self) -> list[str]:
+    def all_class_names(self) -> list[str]:
         return [str(digit) for digit in range(10)]
 
     def load(self) -> tuple[InMemory, InMemory]:

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
 
-from data.pictures import Pictures, Split
+from data.crop import CROPS, Crop
+from data.pictures import Pictures
+from data.split import Split
 
 _ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm"}
 _END_MARKS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
@@ -22,10 +24,10 @@ _VALIDATION_NAMES = ("val", "validation", "test")
 
 
 class FolderSplit(Split):
-    """The pictures of one split, decoded on demand, resized and cropped to a square."""
+    """The pictures of one split, decoded on demand and made square by `crop`."""
 
-    def __init__(self, root: Path, class_names: list[str], image_size: int, channels: int):
-        self._image_size, self._mode = image_size, {1: "L", 3: "RGB"}[channels]
+    def __init__(self, root: Path, class_names: list[str], image_size: int, channels: int, crop: Crop):
+        self.root, self._image_size, self._mode, self._crop = root, image_size, {1: "L", 3: "RGB"}[channels], crop
         self._files: list[Path] = []
         labels: list[int] = []
         for label, name in enumerate(class_names):
@@ -34,21 +36,37 @@ class FolderSplit(Split):
             labels += [label] * len(files)
         self.labels = torch.tensor(labels, dtype=torch.int64)
 
-    def read(self, index: int) -> Tensor:
-        """uint8 [C, S, S]: the short side resized to S with antialiasing, the centre cropped."""
+    def read(self, index: int, draw: int | None = None) -> Tensor:
+        """uint8 [C, S, S]."""
         with _opened(self._files[index]) as picture:
             upright = ImageOps.exif_transpose(picture)
-            pixels = F.pil_to_tensor(upright.convert(self._mode))  # [C, H, W]
-        if min(pixels.shape[-2:]) != self._image_size:
-            pixels = F.resize(pixels, [self._image_size], antialias=True)
-        return F.center_crop(pixels, [self._image_size])  # [C, S, S]
+            return self._crop(upright.convert(self._mode), self._image_size, draw)  # [C, S, S]
 
     def check(self) -> None:
         """ValueError naming the first file that cannot be read, without decoding those that are whole."""
+        for reason in self._faults():
+            if reason is not None:
+                raise ValueError(reason)
+
+    def drop_unreadable(self) -> None:
+        """Leaves out the files that cannot be read, and warns of them with their number and the first reasons."""
+        faults = list(self._faults())
+        bad = [reason for reason in faults if reason is not None]
+        if bad:
+            more = f"; and {len(bad) - 3} more" if len(bad) > 3 else ""
+            rank_zero_warn(
+                f"data.on_error=skip leaves out {len(bad)} of {len(faults):,} pictures of {self.root}: "
+                f"{'; '.join(bad[:3])}{more}"
+            )
+            kept = [number for number, reason in enumerate(faults) if reason is None]
+            self._files, self.labels = [self._files[number] for number in kept], self.labels[kept]
+
+    def _faults(self) -> Iterator[str | None]:
+        """What is wrong with each file, in order."""
         with ThreadPoolExecutor() as threads:
             # In slices, so that an interrupt or the first bad file does not wait for millions of others.
             for start in range(0, len(self._files), 4096):
-                list(threads.map(_check, self._files[start : start + 4096]))
+                yield from list(threads.map(_fault, self._files[start : start + 4096]))
 
 
 @contextmanager
@@ -62,53 +80,71 @@ def _opened(file: Path) -> Iterator[Image.Image]:
         raise ValueError(f"cannot read the picture {file}: {error}") from error
 
 
-def _check(file: Path) -> None:
-    with _opened(file) as picture, file.open("rb") as content:
-        content.seek(-min(16, file.stat().st_size), os.SEEK_END)
-        # A file that was cut short lacks its end mark; a whole one may have bytes behind it, so only decoding tells.
-        if _END_MARKS.get(picture.format or "", b"\0") not in content.read():
-            picture.load()
+def _fault(file: Path) -> str | None:
+    try:
+        with _opened(file) as picture, file.open("rb") as content:
+            content.seek(-min(16, file.stat().st_size), os.SEEK_END)
+            # A file that was cut short lacks its end mark; a whole one may have bytes behind it: only decoding tells.
+            if _END_MARKS.get(picture.format or "", b"\0") not in content.read():
+                picture.load()
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 class Folder(Pictures):
     """Pictures in root/train/<class>/ and root/val|validation|test/<class>/, classes sorted by name.
 
-    A missing validation split is an error: a loss on training pictures would not say what it claims to.
+    A missing validation split is an error: a loss on training pictures would not say what it claims to. crop: how a
+    picture becomes square, a name of CROPS; validation never draws. on_error: "raise" names the first file that cannot
+    be read, "skip" leaves such files out and says how many and which.
     """
 
-    def __init__(self, root: str, channels: int, **pictures: Any):
+    def __init__(self, root: str, channels: int, crop: str = "center", on_error: str = "raise", **pictures: Any):
         super().__init__(channels=channels, **pictures)
         if channels not in (1, 3):
             raise ValueError(f"data.channels of a folder must be 1 (grey) or 3 (colour), got {channels}")
-        self.root = Path(root).expanduser()
+        for key, value, known in (("crop", crop, CROPS), ("on_error", on_error, ("raise", "skip"))):
+            if value not in known:
+                raise ValueError(f"data.{key} must be one of {', '.join(known)}, got {value!r}")
+        self.root, self.crop, self.on_error = Path(root).expanduser(), crop, on_error
 
     @property
-    def class_names(self) -> list[str]:
+    def all_class_names(self) -> list[str]:
         return folder_classes(self.root)
 
     def prepare_data(self) -> None:
         # Lightning calls this once a node, before training.
-        for split in self._splits():
-            split.check()
+        if self.on_error == "raise":
+            for split in self._splits():
+                split.check()
 
     def load(self) -> tuple[FolderSplit, FolderSplit]:
         train, validation = self._splits()
+        if self.on_error == "skip":
+            for split in (train, validation):
+                split.drop_unreadable()
+            self._check_classes(train, validation)
         return train, validation
 
     def _splits(self) -> tuple[FolderSplit, FolderSplit]:
-        names = self.class_names
+        names = self.all_class_names
         held_out = next((self.root / n for n in _VALIDATION_NAMES if (self.root / n).is_dir()), None)
         if held_out is None:
             raise ValueError(f"data.root={self.root} has no validation split; name it {', '.join(_VALIDATION_NAMES)}")
         train, validation = (
-            FolderSplit(split, names, self.image_size, self.channels) for split in (self.root / "train", held_out)
+            FolderSplit(split, names, self.image_size, self.channels, CROPS[self.crop])
+            for split in (self.root / "train", held_out)
         )
-        if len(train.labels.unique()) < len(names):
-            empty = sorted(set(range(len(names))) - set(train.labels.tolist()))
+        self._check_classes(train, validation)
+        return train, validation
+
+    def _check_classes(self, train: FolderSplit, validation: FolderSplit) -> None:
+        names = self.all_class_names
+        if empty := sorted(set(range(len(names))) - set(train.labels.tolist())):
             raise ValueError(f"data.root={self.root} has no pictures in train/{names[empty[0]]}")
         if not len(validation):
-            raise ValueError(f"data.root={self.root} has no pictures of these classes in {held_out.name}/")
-        return train, validation
+            raise ValueError(f"data.root={self.root} has no pictures of these classes in {validation.root.name}/")
 
 
 def folder_classes(root: str | Path) -> list[str]:

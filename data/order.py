@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-Pick = tuple[int, bool]
-"""A picture's index and whether to mirror it."""
+
+class Pick(NamedTuple):
+    """A picture's index, whether to mirror it, and the number that fixes what else is random about it, if anything."""
+
+    index: int
+    mirrored: bool = False
+    draw: int | None = None
 
 
 class EndlessOrder(Sampler[list[Pick]]):
@@ -32,20 +38,21 @@ class EndlessOrder(Sampler[list[Pick]]):
     def __iter__(self) -> Iterator[list[Pick]]:
         share = self._batch_size // self._world_size
         first = self._start * self._batch_size + self._rank * share
-        epoch, order, mirrored = -1, torch.empty(0), torch.empty(0)
+        epoch, order, mirrored, draws = -1, *[torch.empty(0)] * 3
         while True:
             batch = []
             for position in range(first, first + share):
                 if position // self._pictures != epoch:
                     epoch = position // self._pictures
-                    order, mirrored = self._epoch(epoch)
+                    order, mirrored, draws = self._epoch(epoch)
                 place = position % self._pictures
-                batch.append((int(order[place]), bool(mirrored[place])))
+                batch.append(Pick(int(order[place]), bool(mirrored[place]), int(draws[place])))
             yield batch
             first += self._batch_size
 
-    def _epoch(self, epoch: int) -> tuple[Tensor, Tensor]:
+    def _epoch(self, epoch: int) -> tuple[Tensor, Tensor, Tensor]:
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
         order = torch.randperm(self._pictures, generator=generator)  # [N]
         coins = torch.rand(self._pictures, generator=generator)  # [N]
-        return order, (coins < 0.5) & self._mirror
+        draws = torch.randint(2**62, (self._pictures,), generator=generator)  # [N]
+        return order, (coins < 0.5) & self._mirror, draws

@@ -3,66 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from lightning import LightningDataModule
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from data.order import EndlessOrder, Pick
 from data.pixels import Pixels
-
-
-class Batch(NamedTuple):
-    """images: [B, C, H, W], uint8 from the loader and model space after transfer; labels: [B]; index: [B] in the
-    split, to name a picture that made trouble."""
-
-    images: Tensor
-    labels: Tensor
-    index: Tensor
-
-
-class Split(Dataset[Batch], ABC):
-    """One split: pictures [C, H, W] in uint8 with labels 0 ... K - 1, read a batch at a time."""
-
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @abstractmethod
-    def read(self, index: int) -> Tensor:
-        """Picture `index`, uint8 [C, H, W]."""
-
-    def __getitems__(self, picks: list[Pick]) -> Batch:
-        images = [self.read(i).flip(-1) if mirrored else self.read(i) for i, mirrored in picks]
-        index = torch.tensor([i for i, _ in picks])
-        return Batch(torch.stack(images), self.labels[index], index)
-
-    def some(self, limit: int | None = None) -> list[int]:
-        """The first `limit` numbers of a fixed shuffle, or all in order."""
-        if limit is None or limit >= len(self):
-            return list(range(len(self)))
-        return torch.randperm(len(self), generator=torch.Generator().manual_seed(0))[:limit].tolist()
-
-    def tensors(self, limit: int | None = None) -> tuple[Tensor, Tensor]:
-        """The pictures uint8 [N, C, H, W] and their labels [N]; with a limit, those of `some`."""
-        batch = self.__getitems__([(i, False) for i in self.some(limit)])
-        return batch.images, batch.labels
-
-
-class InMemory(Split):
-    """A split that fits in memory: images uint8 [N, C, H, W], labels int64 [N]."""
-
-    def __init__(self, images: Tensor, labels: Tensor):
-        assert images.dtype == torch.uint8
-        assert images.ndim == 4
-        assert len(images) == len(labels)
-        self.images, self.labels = images, labels
-
-    def read(self, index: int) -> Tensor:
-        return self.images[index]
+from data.split import Batch, Split
+from data.subset import Subset
 
 
 def _as_is(batch: Any) -> Any:
@@ -75,7 +26,8 @@ class Pictures(LightningDataModule, ABC):
     image_size, channels and num_classes are declared in the configuration, where the model reads them, and checked
     against the pictures in `setup`. batch_size is global: over all ranks and accumulated micro-batches of one
     optimiser step. mirror: random horizontal flips in training. validation_images: the first so many of a fixed
-    shuffle of the validation split. seed: of the data order.
+    shuffle of the validation split. seed: of the data order. classes: names of those to keep, all if None; fraction:
+    the share of the training pictures of each class to keep.
     """
 
     def __init__(
@@ -89,11 +41,16 @@ class Pictures(LightningDataModule, ABC):
         num_workers: int = 0,
         validation_images: int = 256,
         validation_batch_size: int = 128,
+        classes: Sequence[str] | None = None,
+        fraction: float = 1.0,
     ):
         super().__init__()
         for key, value in {"image_size": image_size, "channels": channels, "batch_size": batch_size}.items():
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"data.{key} must be a whole number of at least 1, got {value!r}")
+        if not isinstance(fraction, int | float) or not 0 < fraction <= 1:
+            raise ValueError(f"data.fraction must be above 0 and at most 1, got {fraction!r}")
+        self.classes, self.fraction = None if classes is None else [str(name) for name in classes], fraction
         self.image_size, self.channels, self.num_classes = image_size, channels, num_classes
         self.batch_size, self.seed, self.mirror, self.num_workers = batch_size, seed, mirror, num_workers
         self.validation_images, self.validation_batch_size = validation_images, validation_batch_size
@@ -103,8 +60,20 @@ class Pictures(LightningDataModule, ABC):
 
     @property
     @abstractmethod
+    def all_class_names(self) -> list[str]:
+        """The names of all classes there are, known before `setup`."""
+
+    @property
     def class_names(self) -> list[str]:
-        """One name per label, known before `setup`."""
+        """One name per label: those of `classes`, in its order. ValueError for one that is not there, or twice."""
+        names = self.all_class_names
+        if self.classes is None:
+            return names
+        unknown = [name for name in self.classes if name not in names]
+        if unknown or len(set(self.classes)) < len(self.classes) or not self.classes:
+            shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+            raise ValueError(f"data.classes must be different ones of {shown}; got {', '.join(self.classes) or 'none'}")
+        return self.classes
 
     @abstractmethod
     def load(self) -> tuple[Split, Split]:
@@ -128,6 +97,9 @@ class Pictures(LightningDataModule, ABC):
         if len(names) != self.num_classes:
             raise ValueError(f"data.num_classes={self.num_classes}, but the pictures have {len(names)} classes")
         train, validation = self.load()
+        if self.classes is not None or self.fraction < 1:
+            keep = [self.all_class_names.index(name) for name in names]
+            train, validation = Subset(train, keep, self.fraction), Subset(validation, keep)
         shape = tuple(train.read(0).shape)
         if shape != (self.channels, self.image_size, self.image_size):
             raise ValueError(
@@ -160,7 +132,7 @@ class Pictures(LightningDataModule, ABC):
     def val_dataloader(self) -> DataLoader[Batch]:
         assert self.validation is not None
         size = self.validation_batch_size
-        picks = [(i, False) for i in self.validation.some(self.validation_images)]
+        picks = [Pick(i) for i in self.validation.some(self.validation_images)]
         return self._loader(self.validation, [picks[i : i + size] for i in range(0, len(picks), size)])
 
     def _loader(self, split: Split, batches: Any) -> DataLoader[Batch]:
@@ -177,11 +149,14 @@ class Pictures(LightningDataModule, ABC):
         """What fixes which pictures a batch number means; saved by Lightning in every checkpoint."""
         assert self.trainer is not None
         accumulated = self.trainer.accumulate_grad_batches
-        return {"batch_size": self.batch_size, "seed": self.seed, "mirror": self.mirror, "accumulated": accumulated}
+        chosen = {"classes": self.classes, "fraction": self.fraction}
+        counted = {"pictures": len(self.train) if self.train is not None else 0}
+        settings = {"batch_size": self.batch_size, "seed": self.seed, "mirror": self.mirror, "accumulated": accumulated}
+        return settings | chosen | counted
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         for key, mine in self.state_dict().items():
-            if state_dict[key] != mine:
+            if state_dict.get(key, mine) != mine:  # a checkpoint of an older version knows fewer
                 name = "trainer.accumulate_grad_batches" if key == "accumulated" else f"data.{key}"
                 raise ValueError(
                     f"cannot resume with {name}={mine}: the checkpoint was trained with {state_dict[key]}, and another "

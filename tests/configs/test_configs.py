@@ -54,7 +54,7 @@ def weak_checkpoint(folder):
 @pytest.mark.parametrize(("group", "name"), [g for g in ALL if g[0] != "hydra"], ids="/".join)
 def test_every_file_of_every_group_composes_and_builds(group, name, tree, tmp_path):  # noqa: F811
     changes = {
-        "data": [f"data.root={tree}"] if name == "folder" else [],
+        "data": [f"data.root={tree}"] if name in ("folder", "imagenet") else [],
         "debug": ["experiment=digits"],
         "guidance": [f"guidance.weak.file={weak_checkpoint(tmp_path)}"] if name == "autoguidance" else [],
         "solver": ["+sampler.batch_size=1"] if name == "dopri5" else [],

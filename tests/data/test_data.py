@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from data import Cifar, Digits, Folder, Pixels, codec_from_spec, folder_classes
-from data.order import EndlessOrder
+from data.order import EndlessOrder, Pick
 
 DIGITS = {"image_size": 8, "channels": 1, "num_classes": 10, "batch_size": 64}
 
@@ -20,7 +20,7 @@ def first(count, **changes):
 
 
 def test_an_epoch_shows_every_picture_once_and_the_next_is_shuffled_anew():
-    flat = [index for batch in first(10) for index, _ in batch]
+    flat = [index for batch in first(10) for index, _, _ in batch]
     epochs = [flat[i : i + 10] for i in range(0, 40, 10)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 4
@@ -39,9 +39,9 @@ def test_ranks_share_the_global_batch():
 
 def test_order_depends_on_the_seed_and_mirrors_half():
     assert first(3, seed=1) != first(3)
-    coins = [mirrored for batch in first(500) for _, mirrored in batch]
+    coins = [mirrored for batch in first(500) for _, mirrored, _ in batch]
     assert 0.45 < sum(coins) / len(coins) < 0.55
-    assert not any(mirrored for batch in first(20, mirror=False) for _, mirrored in batch)
+    assert not any(mirrored for batch in first(20, mirror=False) for _, mirrored, _ in batch)
 
 
 def test_pixels_round_trip_and_map_onto_minus_one_to_one():
@@ -143,7 +143,7 @@ def test_a_folder_becomes_square_pictures_with_labels_by_name(tree):
     assert images.dtype == torch.uint8
     assert labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
     assert len(data.validation) == 6
-    mirrored = data.train.__getitems__([(5, True), (5, False)]).images
+    mirrored = data.train.__getitems__([Pick(5, True), Pick(5, False)]).images
     assert torch.equal(mirrored[0], mirrored[1].flip(-1))
 
 

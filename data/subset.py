@@ -1,0 +1,32 @@
+"""Some classes of a split, some of their pictures: for quick sweeps, the same ones every time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from data.split import Split
+
+
+class Subset(Split):
+    """The classes `keep`, labels of the whole that become 0 ... K - 1, and of each the share `fraction`, at least one.
+
+    Which pictures is a fixed shuffle: a smaller fraction is part of a larger one.
+    """
+
+    def __init__(self, whole: Split, keep: Sequence[int], fraction: float = 1.0):
+        self._whole = whole
+        chosen, labels = [], []
+        for new, old in enumerate(keep):
+            members = (whole.labels == old).nonzero().flatten()  # [n]
+            order = torch.randperm(len(members), generator=torch.Generator().manual_seed(old))
+            some = members[order[: math.ceil(fraction * len(members))]].sort().values
+            chosen.append(some)
+            labels.append(torch.full_like(some, new))
+        self._chosen, self.labels = torch.cat(chosen), torch.cat(labels)
+
+    def read(self, index: int, draw: int | None = None) -> Tensor:
+        return self._whole.read(int(self._chosen[index]), draw)
