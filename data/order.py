@@ -38,15 +38,15 @@ class EndlessOrder(Sampler[list[Pick]]):
     def __iter__(self) -> Iterator[list[Pick]]:
         share = self._batch_size // self._world_size
         first = self._start * self._batch_size + self._rank * share
-        epoch, order, mirrored, draws = -1, *[torch.empty(0)] * 3
+        epoch, columns = -1, self._epoch(0)
         while True:
-            batch = []
-            for position in range(first, first + share):
-                if position // self._pictures != epoch:
-                    epoch = position // self._pictures
-                    order, mirrored, draws = self._epoch(epoch)
-                place = position % self._pictures
-                batch.append(Pick(int(order[place]), bool(mirrored[place]), int(draws[place])))
+            batch: list[Pick] = []
+            while len(batch) < share:
+                now, place = divmod(first + len(batch), self._pictures)
+                if now != epoch:
+                    epoch, columns = now, self._epoch(now)
+                until = place + share - len(batch)  # or the end of the epoch
+                batch += map(Pick._make, zip(*(column[place:until].tolist() for column in columns), strict=True))
             yield batch
             first += self._batch_size
 

@@ -63,3 +63,11 @@ class InMemory(Split):
 
     def read(self, index: int, draw: int | None = None) -> Tensor:
         return self.images[index]
+
+    def __getitems__(self, picks: Sequence[Pick]) -> Batch:
+        index = torch.tensor([pick.index for pick in picks])
+        mirrored = torch.tensor([pick.mirrored for pick in picks])
+        images = self.images.index_select(0, index)  # [B, C, H, W]; several times as fast as [index]
+        rows = mirrored.nonzero().flatten()
+        images.index_copy_(0, rows, images.index_select(0, rows).flip(-1))
+        return Batch(images, self.labels[index], index)

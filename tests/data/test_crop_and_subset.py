@@ -49,7 +49,7 @@ def test_the_centre_is_cropped(crop):
 
 
 def test_area_crop_is_that_of_the_references():
-    """Told once more for one size: 100 x 75, 50 x 37, 25 x 18, where 18 is no more twice 16, then bicubic to 22 x 16."""
+    """Told once more for one size: 100 x 75, 50 x 37, 25 x 18, which is no more twice 16, then bicubic to 22 x 16."""
     source = ramp(100, 75)
     halved = source.resize((50, 37), Image.Resampling.BOX).resize((25, 18), Image.Resampling.BOX)
     small = halved.resize((22, 16), Image.Resampling.BICUBIC)
@@ -84,7 +84,7 @@ def test_training_draws_and_validation_does_not(tree):  # noqa: F811
 def test_draws_are_a_function_of_seed_and_place():
     def draws(**changes):
         order = EndlessOrder(
-            **{**dict(pictures=10, batch_size=5, seed=0, rank=0, world_size=1, mirror=True), **changes}
+            **{**{"pictures": 10, "batch_size": 5, "seed": 0, "rank": 0, "world_size": 1, "mirror": True}, **changes}
         )
         iterator = iter(order)
         return [next(iterator) for _ in range(6)]

@@ -1,0 +1,117 @@
+"""How fast pictures come: `python -m benchmarks.data` measures our loaders beside torchvision's in one run.
+
+Batches of 128 in model space, mirrored at random, on the CPU. Pictures in memory are of CIFAR's sizes, files are JPEGs
+of 500 x 375 resized to 256; both are made up. Rounds alternate between the loaders, so that a machine whose speed
+drifts favours none; what workers made while they were not watched is not counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+from torchvision import transforms
+from torchvision.datasets import CIFAR10, ImageFolder
+
+from data import Folder, Pictures, Synthetic
+
+BATCH = 128
+FILES, WIDTH, HEIGHT, SIZE = 512, 500, 375, 256
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    rounds = parser.parse_args().rounds
+    with tempfile.TemporaryDirectory() as folder:
+        write_files(Path(folder))
+        memory = {"ours, in memory": ours(Synthetic(pictures=50_000, **CIFAR)), **torchvision_cifar()}
+        show(memory, rounds, batches=60, base="torchvision CIFAR10, 0 workers")
+        files = {}
+        for workers in (1, 2):
+            settings = {"image_size": SIZE, "channels": 3, "num_classes": 2, "batch_size": BATCH, "mirror": True}
+            for crop in ("center", "area"):
+                data = Folder(root=folder, crop=crop, num_workers=workers, **settings)
+                files[f"ours, JPEG folder, {crop} crop, {workers} workers"] = ours(data)
+            files[f"torchvision ImageFolder, {workers} workers"] = torchvision_folder(folder, workers)
+        show(files, rounds, batches=8, base="torchvision ImageFolder, 2 workers")
+
+
+CIFAR = {"image_size": 32, "channels": 3, "num_classes": 10, "batch_size": BATCH, "mirror": True}
+
+
+def write_files(folder: Path) -> None:
+    """Smooth pictures with a little noise, which compress as photographs do (about 80 KB each)."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", FILES), ("val", 2)):
+        for number in range(count):
+            coarse = Image.fromarray(rng.integers(0, 255, (24, 32, 3), dtype=np.uint8)).resize((WIDTH, HEIGHT))
+            pixels = np.asarray(coarse) + rng.normal(0, 6, (HEIGHT, WIDTH, 3))
+            where = folder / split / f"class{number % 2}"
+            where.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(where / f"{number}.jpg", quality=90)
+
+
+def ours(data: Pictures) -> Iterator[torch.Tensor]:
+    data.setup()
+    loop = SimpleNamespace(total_batch_idx=-1)
+    data.trainer = SimpleNamespace(world_size=1, global_rank=0, accumulate_grad_batches=1, fit_loop=loop)
+    return (data.on_after_batch_transfer(batch, 0).images for batch in data.train_dataloader())
+
+
+def torchvision_cifar() -> dict[str, Iterator[torch.Tensor]]:
+    dataset = CIFAR10.__new__(CIFAR10)  # its pictures are made up, what it does with them is not
+    rng = np.random.default_rng(0)
+    dataset.data, dataset.targets = rng.integers(0, 255, (50_000, 32, 32, 3), dtype=np.uint8), [0] * 50_000
+    dataset.transform, dataset.target_transform = _transform(), None
+    return {f"torchvision CIFAR10, {workers} workers": _endless(dataset, workers) for workers in (0, 1, 2)}
+
+
+def torchvision_folder(folder: str, workers: int) -> Iterator[torch.Tensor]:
+    square = [transforms.Resize(SIZE), transforms.CenterCrop(SIZE)]
+    return _endless(ImageFolder(f"{folder}/train", _transform(*square)), workers)
+
+
+def _transform(*before: torch.nn.Module) -> transforms.Compose:
+    return transforms.Compose(
+        [*before, transforms.RandomHorizontalFlip(), transforms.ToTensor(), transforms.Normalize([0.5] * 3, [0.5] * 3)]
+    )
+
+
+def _endless(dataset, workers: int) -> Iterator[torch.Tensor]:
+    loader = DataLoader(
+        dataset, BATCH, shuffle=True, num_workers=workers, drop_last=True, persistent_workers=workers > 0
+    )
+    while True:
+        yield from (images for images, _ in loader)
+
+
+def show(loaders: dict[str, Iterator[torch.Tensor]], rounds: int, batches: int, base: str) -> None:
+    seconds: dict[str, list[float]] = {name: [] for name in loaders}
+    for number in range(rounds + 1):
+        for name, batch in loaders.items():
+            for _ in islice(batch, 5):  # 2 batches a worker wait, and one is being made
+                pass
+            begun = time.perf_counter()
+            shapes = {tuple(images.shape) for images in islice(batch, batches)}
+            assert len(shapes) == 1
+            if number:  # the first round starts workers
+                seconds[name].append(time.perf_counter() - begun)
+    print(f"{'':<46}{'images/s':>10}{'ratio':>8}")
+    for name, times in seconds.items():
+        ratio = statistics.median(b / t for t, b in zip(times, seconds[base], strict=True))
+        print(f"{name:<46}{batches * BATCH / statistics.median(times):>10,.0f}{ratio:>8.2f}")
+
+
+if __name__ == "__main__":
+    main()
