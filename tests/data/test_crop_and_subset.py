@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from data import Digits, Folder, Synthetic
+from data import Digits, Folder, Pixels, Synthetic
 from data.crop import area, center, random_resized
 from data.order import EndlessOrder, Pick
 from tests.data.test_data import tree  # noqa: F401
@@ -79,6 +79,23 @@ def test_training_draws_and_validation_does_not(tree):  # noqa: F811
     assert torch.equal(still[0], data.train.read(0))
     picks = [pick for batch in data.val_dataloader().batch_sampler for pick in batch]
     assert all(pick.draw is None for pick in picks)
+
+
+def test_pictures_in_memory_are_mirrored_where_picked_so():
+    train = digits().train
+    before = train.images.clone()
+    batch = train.__getitems__([Pick(4, True), Pick(4), Pick(9, True)])
+    assert torch.equal(batch.images, torch.stack([train.read(4).flip(-1), train.read(4), train.read(9).flip(-1)]))
+    assert batch.index.tolist() == [4, 4, 9]
+    assert torch.equal(batch.labels, train.labels[[4, 4, 9]])
+    assert torch.equal(train.images, before)
+
+
+def test_encoding_leaves_its_input_alone():
+    pixels = torch.arange(256.0).reshape(1, 1, 16, 16)
+    before = pixels.clone()
+    assert Pixels().encode(pixels).aminmax() == (-1, 1)
+    assert torch.equal(pixels, before)
 
 
 def test_draws_are_a_function_of_seed_and_place():

@@ -9,6 +9,7 @@ import torch
 from lightning import Callback, Trainer
 from PIL import Image
 
+from data.split import InMemory
 from dit.checkpoint import check_resume, load, read
 from dit.diffusion import LogitNormal, TimeDistribution, Uniform
 from dit.output import contact_sheet
@@ -227,6 +228,23 @@ def test_a_resume_that_would_repeat_or_skip_pictures_is_refused(tmp_path, change
     fit(tmp_path, 1, callbacks=[SaveCheckpoint(str(tmp_path), every_n_steps=1)])
     with pytest.raises(ValueError, match=message):
         fit(tmp_path / "again", 2, resume=tmp_path / "last.ckpt", **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"fraction": 0.5}, r"cannot resume with data\.fraction=0\.5: the checkpoint was trained with 1\.0"),
+        ({"missing": 3}, r"cannot resume with data\.pictures=1434: the checkpoint was trained with 1437"),
+    ],
+)
+def test_a_resume_on_other_pictures_is_refused(tmp_path, changes, message):
+    fit(tmp_path, 1, callbacks=[SaveCheckpoint(str(tmp_path), every_n_steps=1)])
+    missing = changes.get("missing", 0)
+    data = digits(seed=0, mirror=True, **{key: value for key, value in changes.items() if key != "missing"})
+    if missing:  # as if files had gone
+        data.train = InMemory(*(part[missing:] for part in data.train.tensors()))
+    with pytest.raises(ValueError, match=message):
+        trainer(tmp_path, 2).fit(module(data), data, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
 
 
 def test_resuming_nothing_or_a_finished_run_is_refused(tmp_path):
