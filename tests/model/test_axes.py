@@ -124,7 +124,11 @@ def test_checkpointing_equals_plain_gradients_included(changes):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("changes", [{}, *ALONE, *PAIRWISE[::6]], ids=named)
+@pytest.mark.parametrize(
+    "changes",
+    [{}, *ALONE, *(pytest.param(row, marks=[pytest.mark.slow] if i % 6 else []) for i, row in enumerate(PAIRWISE))],
+    ids=named,
+)
 def test_compiled_equals_eager_gradients_included(changes):
     inputs = batch()
     eager = gradients(variant(changes), inputs)
