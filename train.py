@@ -6,7 +6,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from data import folder_classes
+from data import RESOLVERS
 from dit.checkpoint import check_resume, load
 from dit.cli import adopt, entry, finishing, plain
 from dit.diffusion.prediction import check_kind
@@ -16,7 +16,7 @@ from dit.training import DiTModule, RenamedCheckpointIO, start_from
 @entry(
     "train",
     whole={"seed": 0, "steps": 1, "validate_every": 1},
-    resolvers={"count_classes": lambda root: len(folder_classes(root)), "product": mul},
+    resolvers={**RESOLVERS, "product": mul},
 )
 def main(config: DictConfig) -> None:
     if config.finetune_from is not None:

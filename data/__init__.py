@@ -3,6 +3,7 @@
 from data.cifar import Cifar
 from data.codec import codec_from_spec
 from data.digits import Digits
+from data.facts import RESOLVERS
 from data.folder import Folder, folder_classes
 from data.latents import Latents
 from data.pictures import Pictures
@@ -11,6 +12,7 @@ from data.split import Batch
 from data.synthetic import Synthetic
 
 __all__ = [
+    "RESOLVERS",
     "Batch",
     "Cifar",
     "Digits",

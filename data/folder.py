@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from data.crop import CROPS, Crop
+from data.order import Pick
 from data.pictures import Pictures
 from data.split import Split
 
@@ -36,11 +37,14 @@ class FolderSplit(Split):
             labels += [label] * len(files)
         self.labels = torch.tensor(labels, dtype=torch.int64)
 
-    def read(self, index: int, draw: int | None = None) -> Tensor:
-        """uint8 [C, S, S]."""
-        with _opened(self._files[index]) as picture:
+    def images(self, picks: Sequence[Pick]) -> Tensor:
+        squares = [self._square(pick) for pick in picks]
+        return torch.stack([s.flip(-1) if pick.mirrored else s for s, pick in zip(squares, picks, strict=True)])
+
+    def _square(self, pick: Pick) -> Tensor:
+        with _opened(self._files[pick.index]) as picture:
             upright = ImageOps.exif_transpose(picture)
-            return self._crop(upright.convert(self._mode), self._image_size, draw)  # [C, S, S]
+            return self._crop(upright.convert(self._mode), self._image_size, pick.draw)  # [C, S, S]
 
     def check(self) -> None:
         """ValueError naming the first file that cannot be read, without decoding those that are whole."""

@@ -31,14 +31,17 @@ class Split(Dataset[Batch], ABC):
         return len(self.labels)
 
     @abstractmethod
-    def read(self, index: int, draw: int | None = None) -> Tensor:
-        """Picture `index`, uint8 [C, H, W]; what is random about it, if anything, is a function of `draw`."""
+    def images(self, picks: Sequence[Pick]) -> Tensor:
+        """The pictures picked, uint8 [B, C, H, W], mirrored where asked; what else is random about one, if anything, is
+        a function of its `draw`."""
 
     def __getitems__(self, picks: Sequence[Pick]) -> Batch:
-        images = [self.read(pick.index, pick.draw) for pick in picks]
-        images = [image.flip(-1) if pick.mirrored else image for image, pick in zip(images, picks, strict=True)]
         index = torch.tensor([pick.index for pick in picks])
-        return Batch(torch.stack(images), self.labels[index], index)
+        return Batch(self.images(picks), self.labels[index], index)
+
+    def read(self, index: int) -> Tensor:
+        """Picture `index`, uint8 [C, H, W], with nothing random about it."""
+        return self.images([Pick(index)])[0]
 
     def some(self, limit: int | None = None) -> list[int]:
         """The first `limit` numbers of a fixed shuffle, or all in order."""
@@ -53,21 +56,17 @@ class Split(Dataset[Batch], ABC):
 
 
 class InMemory(Split):
-    """A split that fits in memory: images uint8 [N, C, H, W], labels int64 [N]."""
+    """A split that fits in memory: pixels uint8 [N, C, H, W], labels int64 [N]."""
 
-    def __init__(self, images: Tensor, labels: Tensor):
-        assert images.dtype == torch.uint8
-        assert images.ndim == 4
-        assert len(images) == len(labels)
-        self.images, self.labels = images, labels
+    def __init__(self, pixels: Tensor, labels: Tensor):
+        assert pixels.dtype == torch.uint8
+        assert pixels.ndim == 4
+        assert len(pixels) == len(labels)
+        self.pixels, self.labels = pixels, labels
 
-    def read(self, index: int, draw: int | None = None) -> Tensor:
-        return self.images[index]
-
-    def __getitems__(self, picks: Sequence[Pick]) -> Batch:
+    def images(self, picks: Sequence[Pick]) -> Tensor:
         index = torch.tensor([pick.index for pick in picks])
         mirrored = torch.tensor([pick.mirrored for pick in picks])
-        images = self.images.index_select(0, index)  # [B, C, H, W]; several times as fast as [index]
+        images = self.pixels.index_select(0, index)  # [B, C, H, W]; several times as fast as [index]
         rows = mirrored.nonzero().flatten()
-        images.index_copy_(0, rows, images.index_select(0, rows).flip(-1))
-        return Batch(images, self.labels[index], index)
+        return images.index_copy_(0, rows, images.index_select(0, rows).flip(-1))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from data.order import Pick
 from data.split import Split
 
 
@@ -28,5 +29,5 @@ class Subset(Split):
             labels.append(torch.full_like(some, new))
         self._chosen, self.labels = torch.cat(chosen), torch.cat(labels)
 
-    def read(self, index: int, draw: int | None = None) -> Tensor:
-        return self._whole.read(int(self._chosen[index]), draw)
+    def images(self, picks: Sequence[Pick]) -> Tensor:
+        return self._whole.images([pick._replace(index=int(self._chosen[pick.index])) for pick in picks])

@@ -1,4 +1,4 @@
-"""WHAT THE THREE SCRIPTS SHARE: one-sentence errors, the device, and a config's way into plain containers."""
+"""WHAT SCRIPTS AND COMMANDS SHARE: one-sentence errors, the device, and a config's way into plain containers."""
 
 from __future__ import annotations
 
@@ -25,9 +25,13 @@ class Mistake(CompactHydraException):
 
 
 def entry(
-    config_name: str, whole: dict[str, int], resolvers: dict[str, Callable[..., Any]] | None = None
+    config_name: str,
+    whole: dict[str, int],
+    resolvers: dict[str, Callable[..., Any]] | None = None,
+    configs: str = "configs",
 ) -> Callable[..., Any]:
-    """`hydra.main` on the configs/ beside the script, in which a user's mistake ends in one sentence and exit code 1.
+    """`hydra.main` on the folder `configs`, as seen from the script, in which a user's mistake ends in one sentence and
+    exit code 1.
 
     A mistake is a ValueError, a FloatingPointError, or what Hydra and OmegaConf raise; anything else is a bug of ours
     and keeps its traceback, as does everything under HYDRA_FULL_ERROR=1. whole: keys that must be whole numbers, with
@@ -53,7 +57,7 @@ def entry(
                     raise Mistake(sentence(error)) from None
                 raise SystemExit(1) from None
 
-        return hydra.main(version_base="1.3", config_path="configs", config_name=config_name)(checked)
+        return hydra.main(version_base="1.3", config_path=configs, config_name=config_name)(checked)
 
     return decorate
 

@@ -83,12 +83,12 @@ def test_training_draws_and_validation_does_not(tree):  # noqa: F811
 
 def test_pictures_in_memory_are_mirrored_where_picked_so():
     train = digits().train
-    before = train.images.clone()
+    before = train.pixels.clone()
     batch = train.__getitems__([Pick(4, True), Pick(4), Pick(9, True)])
     assert torch.equal(batch.images, torch.stack([train.read(4).flip(-1), train.read(4), train.read(9).flip(-1)]))
     assert batch.index.tolist() == [4, 4, 9]
     assert torch.equal(batch.labels, train.labels[[4, 4, 9]])
-    assert torch.equal(train.images, before)
+    assert torch.equal(train.pixels, before)
 
 
 def test_encoding_leaves_its_input_alone():
@@ -163,9 +163,9 @@ def test_synthetic_pictures_are_the_same_every_time():
         return data
 
     a, b = made(), made()
-    assert torch.equal(a.train.images, b.train.images)
+    assert torch.equal(a.train.pixels, b.train.pixels)
     assert len(a.train) == 50
-    assert not torch.equal(a.train.images[:5], a.validation.images[:5])
+    assert not torch.equal(a.train.pixels[:5], a.validation.pixels[:5])
     assert a.class_names == ["0", "1", "2", "3", "4"]
 
 

@@ -93,10 +93,10 @@ def test_digits_split_is_fixed_and_stratified():
     for module in (data, again):
         module.setup()
     assert (len(data.train), len(data.validation)) == (1437, 360)
-    assert torch.equal(data.train.images, again.train.images)
+    assert torch.equal(data.train.pixels, again.train.pixels)
     shares = [torch.bincount(split.labels, minlength=10) / len(split) for split in (data.train, data.validation)]
     assert (shares[0] - shares[1]).abs().max() < 0.003
-    both = torch.cat([data.train.images, data.validation.images]).flatten(1)
+    both = torch.cat([data.train.pixels, data.validation.pixels]).flatten(1)
     assert (both.min(), both.max()) == (0, 255)
     assert data.facts["class_names"] == list("0123456789")
 
@@ -255,7 +255,7 @@ def test_cifar_reads_its_own_format(tmp_path, monkeypatch):
     data.prepare_data()
     data.setup()
     assert (len(data.train), len(data.validation)) == (100, 20)
-    assert data.train.images.shape == (100, 3, 32, 32)
+    assert data.train.pixels.shape == (100, 3, 32, 32)
     assert data.class_names[3] == "cat"
 
 
