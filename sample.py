@@ -24,7 +24,8 @@ def main(config: DictConfig) -> None:
     loaded = load(options["checkpoint"], options["weights"], device)
     for weak in sampler.guidance.networks.values():
         weak.network.to(device)
-    codec = codec_from_spec(loaded.passport["data"]["normalisation"], options["vae"])
+    decoding = (options[key] for key in ("vae", "vae_slicing", "vae_tiling"))
+    codec = codec_from_spec(loaded.passport["data"]["normalisation"], *decoding)
     labels = loaded.labels(options["classes"], options["per_class"])
     count = len(labels) if labels is not None else options["per_class"]
 

@@ -1,5 +1,6 @@
 """THE PICTURES (code, not files): Lightning data modules that tell their own facts."""
 
+from data.autoencoder import Autoencoder, LatentCodec
 from data.cifar import Cifar
 from data.codec import codec_from_spec
 from data.digits import Digits
@@ -13,10 +14,12 @@ from data.synthetic import Synthetic
 
 __all__ = [
     "RESOLVERS",
+    "Autoencoder",
     "Batch",
     "Cifar",
     "Digits",
     "Folder",
+    "LatentCodec",
     "Latents",
     "Pictures",
     "Pixels",

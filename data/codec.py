@@ -4,26 +4,32 @@ from __future__ import annotations
 
 from typing import Any
 
-from data.latents import Latents
+from data.autoencoder import LatentCodec
 from data.pixels import Pixels
 
 
-def codec_from_spec(spec: dict[str, Any], vae: str | None = None) -> Pixels | Latents:
-    """The codec that `spec` describes; latents are decoded by the autoencoder in the folder `vae`.
+def codec_from_spec(
+    spec: dict[str, Any], vae: str | None = None, slicing: bool = False, tiling: bool = False
+) -> Pixels | LatentCodec:
+    """The codec that `spec` describes. Latents are decoded by the autoencoder `vae`, or else the one the checkpoint
+    names; slicing and tiling are as in `Autoencoder`.
 
-    Raises ValueError for a codec this version does not know, and where `vae` is missing or has nothing to decode.
+    Raises ValueError for a codec this version does not know, and where `vae` is missing, is another one than the
+    checkpoint's, or has nothing to decode.
     """
     arguments = dict(spec)
     match arguments.pop("name", None):
         case "Pixels":
-            if vae is not None:
-                raise ValueError(f"vae={vae} has nothing to decode: this model makes pixels")
+            for key, given in {"vae": vae, "vae_slicing": slicing or None, "vae_tiling": tiling or None}.items():
+                if given is not None:
+                    raise ValueError(f"{key}={given} has nothing to decode: this model makes pixels")
             return Pixels(**arguments)
         case "Latents":
             if arguments["scale"] is None:
                 raise ValueError("this model's latents are scaled by statistics its checkpoint does not hold")
-            if (vae := vae or arguments.get("vae")) is None:
-                raise ValueError("vae must be the folder of a diffusers AutoencoderKL: this model makes latents")
-            return Latents(**{**arguments, "vae": vae})
+            arguments["vae"] = vae or arguments.get("vae")
+            codec = LatentCodec(**arguments, slicing=slicing, tiling=tiling)
+            assert codec.autoencoder is not None  # now, and not after an hour of sampling
+            return codec
         case name:
             raise ValueError(f"normalisation {name!r} is unknown; known are Pixels, Latents")

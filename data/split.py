@@ -14,8 +14,8 @@ from data.order import Pick
 
 
 class Batch(NamedTuple):
-    """images: [B, C, H, W], uint8 from the loader and model space after transfer; labels: [B]; index: [B] in the
-    split, to name a picture that made trouble."""
+    """images: [B, C, H, W], bytes or latents from the loader and model space after transfer; labels: [B]; index: [B] in
+    the split, to name a picture that made trouble."""
 
     images: Tensor
     labels: Tensor
@@ -32,7 +32,7 @@ class Split(Dataset[Batch], ABC):
 
     @abstractmethod
     def images(self, picks: Sequence[Pick]) -> Tensor:
-        """The pictures picked, uint8 [B, C, H, W], mirrored where asked; what else is random about one, if anything, is
+        """The pictures picked [B, C, H, W], mirrored where asked; what else is random about one, if anything, is
         a function of its `draw`."""
 
     def __getitems__(self, picks: Sequence[Pick]) -> Batch:

@@ -382,6 +382,6 @@ def test_a_checkpoint_of_others_is_imported_and_sampled(refused, tmp_path):
     assert protocol["guidance"]["channels"] == 3
     assert protocol["normalisation"]["name"] == "Latents"
     text = refused("sample.py", *options, f"out={tmp_path}/none")
-    assert "error: vae must be the folder of a diffusers AutoencoderKL: this model makes latents" in text
+    assert "error: vae must name a diffusers AutoencoderKL, by folder or on the hub: these are latents" in text
     text = refused("evaluate.py", f"checkpoint={ours}")
     assert "error: this checkpoint was not trained here: it names no pictures to score samples against" in text

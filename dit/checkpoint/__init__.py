@@ -6,6 +6,7 @@ Checkpoints of others come in and ours go out here too; `python -m dit.checkpoin
 from dit.checkpoint.exporting import export_diffusers, export_safetensors
 from dit.checkpoint.importing import import_checkpoint, import_loaded
 from dit.checkpoint.load import Loaded, check_resume, load, load_denoiser, read
+from dit.checkpoint.passport import same_normalisation
 
 __all__ = [
     "Loaded",
@@ -17,4 +18,5 @@ __all__ = [
     "load",
     "load_denoiser",
     "read",
+    "same_normalisation",
 ]

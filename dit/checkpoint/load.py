@@ -45,9 +45,12 @@ class Loaded:
 
     @property
     def pictures(self) -> dict[str, Any]:
-        """The configuration of the pictures it was trained on. ValueError for a network that came from elsewhere."""
+        """The configuration of the pictures it was trained on. ValueError for a network that came from elsewhere, and
+        for one of latents."""
         if "data" not in self.passport["config"]:
             raise ValueError("this checkpoint was not trained here: it names no pictures to score samples against")
+        if self.passport["data"]["normalisation"]["name"] == "Latents":
+            raise ValueError("this model was trained on latents: there are no pictures to score samples against")
         return self.passport["config"]["data"]
 
     def labels(self, classes: Sequence[int | str] | int | str | None, per_class: int) -> list[int] | None:

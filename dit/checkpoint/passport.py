@@ -27,6 +27,12 @@ class Stored:
         return {"format": "pt", _KEY: json.dumps(asdict(self))}
 
 
+def same_normalisation(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    """Whether numbers mean the same: where an autoencoder lies is nothing, nor is its hash where only one tells it."""
+    a, b = ({"shift": 0.0, **spec, "vae": None} if spec["name"] == "Latents" else spec for spec in (a, b))
+    return {"vae_hash": b.get("vae_hash"), **a} == {"vae_hash": a.get("vae_hash"), **b}
+
+
 def read_safetensors(file: Path, key: str) -> tuple[Stored, dict[str, Tensor]]:
     """The passport and the weights of an existing file that we wrote. ValueError, blaming the setting `key`, else."""
     stored, tensors = open_safetensors(file, key)

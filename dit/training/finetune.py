@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from dit.checkpoint import Loaded
+from dit.checkpoint import Loaded, same_normalisation
 from dit.model import DiT
 
 _TABLE = "label_embed.table.weight"
@@ -20,7 +20,7 @@ def start_from(network: DiT, loaded: Loaded, facts: dict[str, Any]) -> str:
     or, listing the differences, where anything else does not fit.
     """
     theirs_normalised = loaded.passport["data"]["normalisation"]
-    if theirs_normalised != facts["normalisation"]:
+    if not same_normalisation(theirs_normalised, facts["normalisation"]):
         raise ValueError(
             f"finetune_from was trained on pictures normalised by {theirs_normalised}, these are by "
             f"{facts['normalisation']}"

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from dit.checkpoint import same_normalisation
 from dit.diffusion import Denoiser, GaussianPath, Kind, Loss, TimeDistribution
 from dit.model import DiT
 from dit.training.ema import Ema
@@ -160,6 +161,9 @@ class DiTModule(LightningModule):
         # What a DiT of an older version did not know yet is at its default.
         known = inspect.signature(DiT).parameters
         theirs["model"] = {key: known[key].default for key in self.passport["model"]} | theirs["model"]
+        normalised = theirs["data"]["normalisation"], self.passport["data"]["normalisation"]
+        if same_normalisation(*normalised):
+            theirs["data"] = {**theirs["data"], "normalisation": normalised[1]}
         for key in ("model", "path", "kind", "sigma_data", "data"):
             if theirs[key] != self.passport[key]:
                 raise ValueError(

@@ -1,0 +1,69 @@
+"""`python -m data.latents data=imagenet vae=FOLDER out=DIR` makes a cache, `verify=DIR` checks one; under torchrun or
+srun the processes share the work. A run that was killed goes on where it stopped."""
+
+import os
+from pathlib import Path
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from data import RESOLVERS
+from data.autoencoder import Autoencoder
+from data.latents.encode import begin, encode, finish, make_plan, missing
+from data.latents.manifest import Manifest
+from data.latents.verify import verify
+from dit.cli import entry, pick_device, plain
+
+
+@entry("latents", {"shown": 1, "batch_size": 1, "shard_size": 1}, RESOLVERS, configs="../../configs")
+def main(config: DictConfig) -> None:
+    if config.verify is not None:
+        check(config)
+        return
+    for key, meaning in {"data": "the pictures, data=imagenet", "vae": "the autoencoder", "out": "a folder"}.items():
+        if config.get(key) is None:
+            raise ValueError(f"{key} must be given: {meaning}")
+    options = plain(config)
+    rank, world_size = (_of_launcher(*names) for names in (("RANK", "SLURM_PROCID"), ("WORLD_SIZE", "SLURM_NTASKS")))
+    device = pick_device(options["device"])
+    if device.type == "cuda" and device.index is None:
+        device = pick_device(f"cuda:{_of_launcher('LOCAL_RANK', 'SLURM_LOCALID')}")
+    autoencoder = Autoencoder(options["vae"], options["slicing"], options["tiling"])
+    data, out = instantiate(config.data), Path(options["out"]).expanduser()
+    data.prepare_data()
+    data.setup()
+    plan = make_plan(data, autoencoder, options["dtype"], options["shard_size"], options["data"])
+    begin(plan, data, out)
+    todo = missing(plan, out, rank, world_size)
+    columns = BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()
+    with Progress(TextColumn("{task.description}"), *columns, disable=rank > 0) as bar:
+        share = f"encoding, process 1 of {world_size}" if world_size > 1 else "encoding"
+        task = bar.add_task(share, total=sum(shard.count for shard in todo))
+        for count in encode(todo, plan, data, autoencoder, out, options["batch_size"], device):
+            bar.advance(task, count)
+    made = finish(plan, out)
+    if made is not None:
+        counts = " and ".join(f"{count:,} for {split}" for split, count in plan.counts.items())
+        print(f"{len(made.shards)} shards, pictures: {counts}, each with its mirror image: {out}")
+        print(f"train on them: python train.py data=latents data.root={out}")
+
+
+def check(config: DictConfig) -> None:
+    options, root = plain(config), Path(config.verify).expanduser()
+    plan = Manifest.read(root).plan
+    moved = {} if options["data_root"] is None else {"root": options["data_root"]}
+    data = instantiate({**plan.source, **moved})
+    data.setup()
+    autoencoder = Autoencoder(options["vae"] or plan.vae)
+    said, picture = verify(root, data, autoencoder, options["shown"], pick_device(options["device"]))
+    print(f"{said}\npictures, their latents decoded, and both of the mirror images: {picture}")
+
+
+def _of_launcher(*names: str) -> int:
+    found = [os.environ[name] for name in names if name in os.environ]
+    return int(found[0]) if found else int("WORLD_SIZE" in names)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,426 @@
+"""The latent cache: what it holds, who may make it, what it refuses, and training on it."""
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from itertools import islice
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from data import Folder, LatentCodec, Latents, Synthetic, codec_from_spec
+from data.latents import encode as making
+from data.latents.encode import begin, encode, finish, make_plan, missing
+from data.latents.manifest import Manifest
+from data.latents.verify import verify
+from data.order import EndlessOrder, Pick
+from tests.data.test_data import tree  # noqa: F401
+
+diffusers = pytest.importorskip("diffusers")
+ROOT = Path(__file__).parents[2]
+CPU = torch.device("cpu")
+
+
+def save_vae(folder, seed=0, **changes):
+    torch.manual_seed(seed)
+    settings = {"block_out_channels": (8, 16), "norm_num_groups": 4, "latent_channels": 3, "scaling_factor": 0.5}
+    settings |= {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    diffusers.AutoencoderKL(**{**settings, **changes}).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def vae(tmp_path_factory):
+    return save_vae(tmp_path_factory.mktemp("vae"))
+
+
+PICTURES = {"pictures": 50, "image_size": 16, "channels": 3, "num_classes": 4, "batch_size": 8}
+
+
+def pictures(**changes):
+    data = Synthetic(**{**PICTURES, **changes})
+    data.setup()
+    return data
+
+
+def autoencoder(vae, **options):
+    from data import Autoencoder
+
+    return Autoencoder(vae, **options)
+
+
+def cache(out, vae, data=None, dtype="float32", shard_size=16, source=None, ranks=((0, 1),), batch_size=8):
+    data, encoder = data or pictures(), autoencoder(vae)
+    plan = make_plan(data, encoder, dtype, shard_size, source)
+    begin(plan, data, out)
+    for rank, world_size in ranks:
+        list(encode(missing(plan, out, rank, world_size), plan, data, encoder, out, batch_size, CPU))
+    return finish(plan, out)
+
+
+def latents(root, **changes):
+    plan = Manifest.read(root).plan
+    settings = {"image_size": plan.latent_size, "channels": plan.channels, "num_classes": 4, "batch_size": 8}
+    data = Latents(root=str(root), **{**settings, **changes})
+    data.setup()
+    return data
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, vae):
+    torch.set_num_threads(1)  # as in the tests: the last bit depends on it
+    out = tmp_path_factory.mktemp("made") / "cache"
+    cache(out, vae, source={"_target_": "data.Synthetic", **PICTURES})
+    return out
+
+
+def contents(folder):
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def test_it_holds_the_moments_of_every_picture_and_of_its_mirror_image(made, vae):
+    data, encoder = pictures(), autoencoder(vae)
+    split = latents(made).train
+    records = np.stack([[split._record(Pick(i, mirrored)) for mirrored in (False, True)] for i in range(50)])
+    whole = data.train.pixels.float() / 127.5 - 1
+    with torch.no_grad():
+        for side, shown in enumerate((whole, whole.flip(-1))):
+            there = encoder.network.encode(shown).latent_dist
+            expected = torch.cat([there.mean, there.logvar], dim=1)
+            assert (torch.from_numpy(records[:, side]) - expected).abs().max() < 1e-5
+    # An autoencoder is no mirror: its latents of a mirrored picture are not the mirrored latents.
+    assert np.abs(records[:, 1] - records[:, 0][..., ::-1]).max() > 0.01
+    assert torch.equal(split.labels, data.train.labels)
+
+
+def test_a_read_samples_the_posterior_as_its_draw_says_and_validation_takes_the_mean(made):
+    split = latents(made).train
+    mean, log_variance = torch.from_numpy(np.array(split._record(Pick(3, True)))).chunk(2)
+    draws = split.images([Pick(3, True, draw) for draw in range(4000)])
+    standard = (draws - mean) / log_variance.mul(0.5).exp()
+    assert standard.mean().abs() < 0.01
+    assert standard.std() == pytest.approx(1, abs=0.01)
+    assert torch.equal(split.images([Pick(3, True, 7), Pick(5, False, 7)])[0], draws[7])
+    assert torch.equal(split.read(3), torch.from_numpy(np.array(split._record(Pick(3))))[:3])
+    picks = [pick for batch in latents(made).val_dataloader().batch_sampler for pick in batch]
+    assert all(pick.draw is None and not pick.mirrored for pick in picks)
+
+
+def test_both_normalisations_are_told_and_per_channel_is_mean_0_and_variance_1(made, vae):
+    known = Manifest.read(made).normalisations
+    assert known["scalar"] == {"scale": 0.5, "shift": 0.0}
+    data = latents(made, normalisation="per_channel")
+    assert data.facts["normalisation"]["vae_hash"] == autoencoder(vae).hash
+    picks = [Pick(i, mirrored, 99 * i + d) for i in range(50) for mirrored in (False, True) for d in range(20)]
+    x = data.codec.encode(data.train.images(picks))
+    assert x.mean((0, 2, 3)).abs().max() < 0.01
+    assert (x.std((0, 2, 3)) - 1).abs().max() < 0.01
+    scalar = latents(made).codec
+    assert torch.equal(scalar.encode(data.train.images(picks[:2])), data.train.images(picks[:2]) * 0.5)
+
+
+def test_decoding_undoes_the_normalisation_and_finds_the_autoencoder_it_was_told_of(made, vae, tmp_path):
+    z = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    expected = autoencoder(vae).decode(z)
+    for normalisation in ("scalar", "per_channel"):
+        codec = latents(made, normalisation=normalisation).codec
+        again = codec_from_spec(json.loads(json.dumps(codec.spec)))
+        close = again.decode(codec.encode(z)).float() - expected.float()
+        assert close.abs().max() <= 1  # a rounding
+        assert again.spec == codec.spec
+    for option in ("slicing", "tiling"):
+        assert torch.equal(LatentCodec(vae, 1.0, **{option: True}).decode(z), expected)
+    other = save_vae(tmp_path / "other", seed=1)
+    with pytest.raises(ValueError, match=r"vae=.*other is another autoencoder .* hash [0-9a-f]{32}, theirs had"):
+        codec_from_spec(codec.spec, vae=other)
+
+
+def test_large_pictures_are_decoded_in_tiles(vae):
+    network = autoencoder(vae, tiling=True).network
+    assert network.use_tiling
+    assert not network.use_slicing
+    assert autoencoder(vae, slicing=True).network.use_slicing
+    z = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    network.tile_latent_min_size, network.tile_sample_min_size = 32, 64
+    whole, tiled = autoencoder(vae).decode(z).float(), network.decode(z).sample
+    seen = ((tiled / 2 + 0.5) * 255).clamp(0, 255)
+    assert (seen - whole).abs().mean() < 20
+    assert not torch.equal(seen.round(), whole)
+
+
+def test_any_number_of_processes_makes_the_same_files(made, vae, tmp_path):
+    source = {"_target_": "data.Synthetic", **PICTURES}
+    assert cache(tmp_path / "half", vae, source=source, ranks=[(1, 2)]) is None  # the other half is missing
+    with pytest.raises(ValueError, match=r"half is an unfinished cache, 2 of 5 shards; the command that began it"):
+        Manifest.read(tmp_path / "half")
+    assert cache(tmp_path / "half", vae, source=source, ranks=[(2, 3), (0, 3), (1, 3)]) is not None
+    assert contents(tmp_path / "half") == contents(made)
+
+
+def test_a_finished_cache_is_left_alone_and_a_lost_shard_is_made_again(made, vae, tmp_path):
+    source = {"_target_": "data.Synthetic", **PICTURES}
+    cache(tmp_path / "cache", vae, source=source)
+    before = contents(tmp_path / "cache")
+    times = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "cache").iterdir()}
+    assert cache(tmp_path / "cache", vae, source=source) == Manifest.read(made)
+    lost = next((tmp_path / "cache").glob("train-00001.*"))
+    lost.unlink()
+    with pytest.raises(ValueError, match=r"the shard train-00001.* is missing; .* it makes only what is missing"):
+        latents(tmp_path / "cache")
+    cache(tmp_path / "cache", vae, source=source)
+    assert contents(tmp_path / "cache") == before
+    changed = {file.name for file in (tmp_path / "cache").iterdir() if file.stat().st_mtime_ns != times[file.name]}
+    assert changed == {lost.name}
+
+    name = lost.name
+    lost.rename(
+        lost.with_name("train-00001.0123456789abcdef.npy")
+    )  # as if another machine had made it, to the last bit
+    cache(tmp_path / "cache", vae, source=source)
+    assert Manifest.read(tmp_path / "cache").shards[1]["file"] == "train-00001.0123456789abcdef.npy" != name
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"dtype": "float16"}, r"dtype is float32 there and float16 here$"),
+        ({"shard_size": 8}, r"shard_size is 16 there and 8 here$"),
+        (
+            {"data": {"image_size": 32}},
+            r"picture_size is 16 there and 32 here; latent_size is 8 there and 16 ",
+        ),
+        ({"data": {"pictures": 60}}, r"counts is \{'train': 50, .* here; labels is .* pictures is "),
+        (
+            {"data": {"classes": ["0", "1"], "num_classes": 2}},
+            r"class_names is \['0', '1', '2', '3'\] there and \['0'",
+        ),
+        ({"vae": 1}, r"vae_hash is [0-9a-f]{32} there and [0-9a-f]{32} here$"),
+    ],
+)
+def test_a_cache_of_anything_else_is_not_added_to(made, vae, tmp_path, change, said):
+    arguments = {**change, "data": pictures(**change["data"])} if "data" in change else dict(change)
+    arguments["vae"] = save_vae(tmp_path / "other", change["vae"]) if "vae" in change else vae
+    before = contents(made)
+    with pytest.raises(ValueError, match=r"out=.*cache holds another cache: .*" + said):
+        cache(made, **arguments)
+    assert contents(made) == before
+
+
+def test_other_crops_and_other_pictures_of_the_same_number_are_noticed(tree, vae, tmp_path):  # noqa: F811
+    def folder(**changes):
+        settings = {"image_size": 16, "channels": 3, "num_classes": 3, "batch_size": 4}
+        data = Folder(root=str(tree), **{**settings, **changes})
+        data.setup()
+        return data
+
+    cache(tmp_path / "out", vae, folder())
+    with pytest.raises(ValueError, match="crop is center there and area here; pictures is"):
+        cache(tmp_path / "out", vae, folder(crop="area"))
+    with pytest.raises(ValueError, match=r"data\.crop must be center or area: a cache holds one square of each"):
+        cache(tmp_path / "out", vae, folder(crop="random_resized"))
+    first = tree / "train" / "ant" / "0.jpg"
+    first.write_bytes((tree / "train" / "bee" / "3.jpg").read_bytes())
+    with pytest.raises(ValueError, match=r"holds another cache: pictures is \S+ '\w+', .* there and"):
+        cache(tmp_path / "out", vae, folder())
+
+
+def test_what_cannot_be_cached_is_refused_before_anything_is_written(vae, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    with pytest.raises(ValueError, match=r"dtype must be one of float16, float32, got 'int8'"):
+        cache(out, vae, dtype="int8")
+    with pytest.raises(ValueError, match=r"data\.channels=1, but the autoencoder encodes pictures of 3 channels"):
+        cache(out, vae, pictures(channels=1))
+    with pytest.raises(ValueError, match=r"data\.image_size must be a multiple of 2, got 15"):
+        cache(out, vae, pictures(image_size=15))
+    assert not out.exists()
+    monkeypatch.setattr(making.shutil, "disk_usage", lambda path: SimpleNamespace(free=10_000))
+    with pytest.raises(ValueError, match=r"has 0\.0 GB of free space, and 0\.0 GB are needed"):
+        cache(out, vae)
+    monkeypatch.undo()
+    (out / "letter.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"out=.* must be a new folder or that of a cache, but holds letter\.txt"):
+        cache(out, vae)
+    with pytest.raises(ValueError, match=r"out=.*letter\.txt must be a folder to write to: "):
+        cache(out / "letter.txt", vae)
+    assert contents(out) == {"letter.txt": b"mine"}
+
+
+def test_latents_that_overflow_are_named(vae, tmp_path, monkeypatch):
+    encoder = autoencoder(vae)
+    large = type(encoder).encode
+
+    def encode_large(self, pixels):
+        return large(self, pixels) * torch.where(pixels[:, :1, :1, :1] == pictures().train.read(21)[0, 0, 0], 1e6, 1.0)
+
+    monkeypatch.setattr(type(encoder), "encode", encode_large)
+    with pytest.raises(ValueError, match=r"the latents of picture \d+ of the train split are not finite in float16"):
+        cache(tmp_path / "out", vae, dtype="float16")
+
+
+def test_a_full_disk_stops_with_a_sentence_and_leaves_what_was_written(vae, tmp_path, monkeypatch):
+    written, real = [], os.fsync
+
+    def fsync(number):
+        written.append(number)
+        if len(written) == 5:  # 2 files of labels, the plan, a shard
+            raise OSError(28, "No space left on device")
+        real(number)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(ValueError, match=r"train-00001.*\.npy cannot be written: No space left on device; what"):
+        cache(tmp_path / "out", vae)
+    monkeypatch.undo()
+    assert not list((tmp_path / "out").glob(".*"))
+    assert cache(tmp_path / "out", vae) is not None
+
+
+def test_half_precision_is_close(made, vae, tmp_path):
+    cache(tmp_path / "half", vae, dtype="float16")
+    picks = [Pick(i, True, i) for i in range(50)]
+    whole, half = (latents(root).train.images(picks) for root in (made, tmp_path / "half"))
+    assert half.dtype == torch.float32
+    assert 0 < (whole - half).abs().max() < 2e-3 * whole.abs().max()
+    sizes = [sum(f.stat().st_size for f in root.glob("train-*.*.npy")) for root in (made, tmp_path / "half")]
+    assert sizes[0] / sizes[1] == pytest.approx(2, rel=0.02)
+
+
+def test_a_cache_that_is_not_what_the_configuration_says_is_refused_with_the_differences(made, tmp_path):
+    other = save_vae(tmp_path / "other", seed=1)
+    changes = {"image_size": 32, "channels": 4, "num_classes": 1000 // 100, "normalisation": "unit", "vae": other}
+    said = (
+        r"the cache data\.root=.* is another than asked for: data\.image_size=32, there 8; data\.channels=4, there 3; "
+        r"data\.num_classes=10, there 4; data\.normalisation=unit, there scalar or per_channel; the weights of "
+        r"data\.vae=.*other have the hash [0-9a-f]{32}, there [0-9a-f]{32} \(.*\)$"
+    )
+    with pytest.raises(ValueError, match=said):
+        latents(made, **changes)
+
+
+def test_what_is_no_cache_is_refused(made, tmp_path):
+    with pytest.raises(ValueError, match=r"data\.root=.* must be a cache made by python -m data\.latents: no manifest"):
+        Manifest.read(tmp_path)
+    content = json.loads((made / "manifest.json").read_text())
+    content["plan"]["schema"] = 99
+    (tmp_path / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"this cache has schema 99, this version reads 1; make it anew"):
+        Manifest.read(tmp_path)
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(ValueError, match=r"manifest\.json is damaged: "):
+        Manifest.read(tmp_path)
+
+
+def copy_of(made, tmp_path):
+    for name, content in contents(made).items():
+        (tmp_path / name).write_bytes(content)
+    return tmp_path
+
+
+def test_verify_draws_pictures_beside_what_their_latents_become(made, vae, tmp_path):
+    root = copy_of(made, tmp_path)
+    said, picture = verify(root, pictures(), autoencoder(vae), 5, CPU)
+    assert said.startswith(
+        "5 shards of 55 pictures and their mirror images: all there, checksums match, all finite; 10"
+    )
+    from PIL import Image
+
+    assert Image.open(picture).size == (5 * 18 + 2, 4 * 18 + 2)
+
+
+@pytest.mark.parametrize("damage", ["bit", "short", "gone", "labels"])
+def test_verify_names_the_file_that_is_damaged(made, vae, tmp_path, damage):
+    root = copy_of(made, tmp_path)
+    name = "validation-labels.npy" if damage == "labels" else next(root.glob("train-00002.*")).name
+    content = bytearray((root / name).read_bytes())
+    content[-3] ^= 1
+    if damage == "gone":
+        (root / name).unlink()
+    else:
+        (root / name).write_bytes(content[:-1] if damage == "short" else content)
+    state = {"gone": "is missing; delete it and make", "labels": "is missing or damaged"}.get(damage, "is damaged: ")
+    with pytest.raises(ValueError, match=rf"{name} {state}"):
+        verify(root, pictures(), autoencoder(vae), 2, CPU)
+
+
+def test_verify_refuses_other_pictures_and_another_autoencoder(made, tmp_path):
+    other = save_vae(tmp_path / "other", seed=1)
+    with pytest.raises(ValueError, match=r"verify=.* is a cache of something else: vae_hash is .*; counts is"):
+        verify(made, pictures(pictures=51), autoencoder(other), 2, CPU)
+
+
+def test_workers_and_subsets_read_the_same_latents(made):
+    def batches(**changes):
+        data = latents(made, mirror=True, **changes)
+        loop = SimpleNamespace(total_batch_idx=-1)
+        data.trainer = SimpleNamespace(world_size=1, global_rank=0, accumulate_grad_batches=1, fit_loop=loop)
+        return list(islice(data.train_dataloader(), 9))
+
+    alone = batches()
+    for mine, theirs in zip(alone, batches(num_workers=2), strict=True):
+        assert torch.equal(mine.images, theirs.images)
+    order = next(iter(EndlessOrder(50, 8, 0, 0, 1, True)))
+    assert torch.equal(alone[0].images, latents(made).train.images(order))
+    some = latents(made, classes=["3", "1"], num_classes=2, fraction=0.5).train
+    whole = latents(made).train
+    assert len(some) == 13  # half of 12 and half of 13, rounded up
+    for i in range(13):
+        pick = Pick(i, i % 2 == 0, i)
+        theirs = pick._replace(index=int(some._chosen[i]))
+        assert whole.labels[theirs.index] == (3, 1)[some.labels[i]]
+        assert torch.equal(some.images([pick]), whole.images([theirs]))
+
+
+def test_a_split_is_sent_to_workers_without_its_files(made):
+    split = latents(made).train
+    split.read(0)
+    again = pickle.loads(pickle.dumps(split))
+    assert len(pickle.dumps(split)) < 10_000
+    assert torch.equal(again.read(40), split.read(40))
+
+
+COMMAND = ["data=synthetic", "data.pictures=3000", "data.image_size=32", "shard_size=128", "batch_size=16"]
+
+
+def run(*arguments, launcher=("-m",)):
+    command = [sys.executable, *launcher, "data.latents", *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def test_two_processes_killed_in_the_middle_and_begun_again_end_with_every_picture_once(vae, tmp_path):
+    command = [*COMMAND, f"vae={vae}"]
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m")
+    killed = run(*command, f"out={tmp_path}/two", launcher=torchrun)
+    deadline = time.monotonic() + 120
+    while len(list((tmp_path / "two").glob("train-*.*.npy"))) < 4:
+        assert killed.poll() is None, killed.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    children = subprocess.run(["pgrep", "-P", str(killed.pid)], capture_output=True, text=True).stdout.split()
+    for process in [*map(int, children), killed.pid]:
+        os.kill(process, signal.SIGKILL)
+    killed.wait()
+    made = len(list((tmp_path / "two").glob("*-*.*.npy")))
+    assert 4 <= made < 27
+    assert not (tmp_path / "two" / "manifest.json").exists()
+    (tmp_path / "two" / ".train-00000.npy.1.tmp").write_bytes(b"torn")  # as a kill within a write leaves it
+
+    again = run(*command, f"out={tmp_path}/two", launcher=torchrun)
+    said = again.communicate()[0]
+    assert again.returncode == 0, said
+    assert "27 shards, pictures: 3,000 for train and 300 for validation, each with its mirror image" in said
+    one = run(*command, f"out={tmp_path}/one")
+    assert one.wait() == 0, one.communicate()[0]
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    check = run(f"verify={tmp_path}/two")
+    said = check.communicate()[0]
+    assert check.returncode == 0, said
+    assert "27 shards of 3,300 pictures and their mirror images: all there, checksums match, all finite" in said
