@@ -21,3 +21,22 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "gpu" in item.keywords and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs CUDA"))
+
+
+@pytest.fixture(scope="session")
+def vae(tmp_path_factory):
+    """The folder of a small autoencoder with random weights."""
+    from tests.data.caches import save_vae
+
+    return save_vae(tmp_path_factory.mktemp("vae"))
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory, vae):
+    """A latent cache of 50 + 5 made-up pictures."""
+    from tests.data.caches import PICTURES, cache
+
+    torch.set_num_threads(1)  # as in the tests: the last bit depends on it
+    out = tmp_path_factory.mktemp("made") / "cache"
+    cache(out, vae, source={"_target_": "data.Synthetic", **PICTURES})
+    return out

@@ -385,3 +385,18 @@ def test_a_checkpoint_of_others_is_imported_and_sampled(refused, tmp_path):
     assert "error: vae must name a diffusers AutoencoderKL, by folder or on the hub: these are latents" in text
     text = refused("evaluate.py", f"checkpoint={ours}")
     assert "error: this checkpoint was not trained here: it names no pictures to score samples against" in text
+
+
+def test_latents_are_trained_on_and_their_samples_decoded(made, refused, tmp_path):
+    """From a cache to pictures with nothing typed twice: the checkpoint knows its autoencoder."""
+    sizes = ["model.hidden_size=32", "model.depth=1", "model.num_heads=2"]
+    settings = [f"data.root={made}", *sizes, "data.batch_size=8", "validate_every=20", f"hydra.run.dir={tmp_path}/run"]
+    run("train.py", "data=latents", "debug=fast", *settings)
+    with Image.open(next((tmp_path / "run" / "previews").glob("*.png"))) as picture:
+        assert picture.mode == "RGB"
+    options = [f"checkpoint={tmp_path}/run/checkpoints/last.ckpt", "per_class=1", "steps=2"]
+    run("sample.py", *options, "vae_slicing=true", f"out={tmp_path}/images")
+    with Image.open(tmp_path / "images" / "00000_class0.png") as picture:
+        assert (picture.mode, picture.size) == ("RGB", (16, 16))
+    text = refused("evaluate.py", options[0])
+    assert "error: this model was trained on latents: there are no pictures to score samples against" in text

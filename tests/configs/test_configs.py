@@ -13,7 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import nn
 
-from data import Pictures, folder_classes
+from data import RESOLVERS, Pictures
 from dit.checkpoint import Loaded
 from dit.diffusion import DiscreteVP, GaussianPath, LinearFlow, Loss, TimeDistribution
 from dit.model import DiT
@@ -34,8 +34,8 @@ ALL = [(group.name, name) for group in sorted(CONFIGS.iterdir()) if group.is_dir
 
 
 def composed(*overrides, name="train"):
-    OmegaConf.register_new_resolver("product", mul, replace=True)
-    OmegaConf.register_new_resolver("count_classes", lambda root: len(folder_classes(root)), replace=True)
+    for resolver, function in {**RESOLVERS, "product": mul}.items():
+        OmegaConf.register_new_resolver(resolver, function, replace=True)
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose(name, [*overrides, "hydra.runtime.output_dir=unused"], return_hydra_config=True)
         HydraConfig.instance().set_config(config)
@@ -52,9 +52,10 @@ def weak_checkpoint(folder):
 
 
 @pytest.mark.parametrize(("group", "name"), [g for g in ALL if g[0] != "hydra"], ids="/".join)
-def test_every_file_of_every_group_composes_and_builds(group, name, tree, tmp_path):  # noqa: F811
+def test_every_file_of_every_group_composes_and_builds(group, name, tree, made, tmp_path):  # noqa: F811
+    roots = {"folder": tree, "imagenet": tree, "latents": made}
     changes = {
-        "data": [f"data.root={tree}"] if name in ("folder", "imagenet") else [],
+        "data": [f"data.root={roots[name]}"] if name in roots else [],
         "debug": ["experiment=digits"],
         "guidance": [f"guidance.weak.file={weak_checkpoint(tmp_path)}"] if name == "autoguidance" else [],
         "solver": ["+sampler.batch_size=1"] if name == "dopri5" else [],

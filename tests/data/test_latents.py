@@ -1,13 +1,11 @@
-"""The latent cache: what it holds, who may make it, what it refuses, and training on it."""
+"""The latent cache: what it holds, who may make it, what it refuses, and how it is verified."""
 
 import json
 import os
-import pickle
 import signal
 import subprocess
 import sys
 import time
-from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,74 +13,15 @@ import numpy as np
 import pytest
 import torch
 
-from data import Folder, LatentCodec, Latents, Synthetic, codec_from_spec
+from data import Folder
 from data.latents import encode as making
-from data.latents.encode import begin, encode, finish, make_plan, missing
 from data.latents.manifest import Manifest
 from data.latents.verify import verify
-from data.order import EndlessOrder, Pick
+from data.order import Pick
+from tests.data.caches import CPU, PICTURES, autoencoder, cache, contents, latents, pictures, save_vae
 from tests.data.test_data import tree  # noqa: F401
 
-diffusers = pytest.importorskip("diffusers")
 ROOT = Path(__file__).parents[2]
-CPU = torch.device("cpu")
-
-
-def save_vae(folder, seed=0, **changes):
-    torch.manual_seed(seed)
-    settings = {"block_out_channels": (8, 16), "norm_num_groups": 4, "latent_channels": 3, "scaling_factor": 0.5}
-    settings |= {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
-    diffusers.AutoencoderKL(**{**settings, **changes}).save_pretrained(folder)
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
-def vae(tmp_path_factory):
-    return save_vae(tmp_path_factory.mktemp("vae"))
-
-
-PICTURES = {"pictures": 50, "image_size": 16, "channels": 3, "num_classes": 4, "batch_size": 8}
-
-
-def pictures(**changes):
-    data = Synthetic(**{**PICTURES, **changes})
-    data.setup()
-    return data
-
-
-def autoencoder(vae, **options):
-    from data import Autoencoder
-
-    return Autoencoder(vae, **options)
-
-
-def cache(out, vae, data=None, dtype="float32", shard_size=16, source=None, ranks=((0, 1),), batch_size=8):
-    data, encoder = data or pictures(), autoencoder(vae)
-    plan = make_plan(data, encoder, dtype, shard_size, source)
-    begin(plan, data, out)
-    for rank, world_size in ranks:
-        list(encode(missing(plan, out, rank, world_size), plan, data, encoder, out, batch_size, CPU))
-    return finish(plan, out)
-
-
-def latents(root, **changes):
-    plan = Manifest.read(root).plan
-    settings = {"image_size": plan.latent_size, "channels": plan.channels, "num_classes": 4, "batch_size": 8}
-    data = Latents(root=str(root), **{**settings, **changes})
-    data.setup()
-    return data
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory, vae):
-    torch.set_num_threads(1)  # as in the tests: the last bit depends on it
-    out = tmp_path_factory.mktemp("made") / "cache"
-    cache(out, vae, source={"_target_": "data.Synthetic", **PICTURES})
-    return out
-
-
-def contents(folder):
-    return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
 def test_it_holds_the_moments_of_every_picture_and_of_its_mirror_image(made, vae):
@@ -98,61 +37,6 @@ def test_it_holds_the_moments_of_every_picture_and_of_its_mirror_image(made, vae
     # An autoencoder is no mirror: its latents of a mirrored picture are not the mirrored latents.
     assert np.abs(records[:, 1] - records[:, 0][..., ::-1]).max() > 0.01
     assert torch.equal(split.labels, data.train.labels)
-
-
-def test_a_read_samples_the_posterior_as_its_draw_says_and_validation_takes_the_mean(made):
-    split = latents(made).train
-    mean, log_variance = torch.from_numpy(np.array(split._record(Pick(3, True)))).chunk(2)
-    draws = split.images([Pick(3, True, draw) for draw in range(4000)])
-    standard = (draws - mean) / log_variance.mul(0.5).exp()
-    assert standard.mean().abs() < 0.01
-    assert standard.std() == pytest.approx(1, abs=0.01)
-    assert torch.equal(split.images([Pick(3, True, 7), Pick(5, False, 7)])[0], draws[7])
-    assert torch.equal(split.read(3), torch.from_numpy(np.array(split._record(Pick(3))))[:3])
-    picks = [pick for batch in latents(made).val_dataloader().batch_sampler for pick in batch]
-    assert all(pick.draw is None and not pick.mirrored for pick in picks)
-
-
-def test_both_normalisations_are_told_and_per_channel_is_mean_0_and_variance_1(made, vae):
-    known = Manifest.read(made).normalisations
-    assert known["scalar"] == {"scale": 0.5, "shift": 0.0}
-    data = latents(made, normalisation="per_channel")
-    assert data.facts["normalisation"]["vae_hash"] == autoencoder(vae).hash
-    picks = [Pick(i, mirrored, 99 * i + d) for i in range(50) for mirrored in (False, True) for d in range(20)]
-    x = data.codec.encode(data.train.images(picks))
-    assert x.mean((0, 2, 3)).abs().max() < 0.01
-    assert (x.std((0, 2, 3)) - 1).abs().max() < 0.01
-    scalar = latents(made).codec
-    assert torch.equal(scalar.encode(data.train.images(picks[:2])), data.train.images(picks[:2]) * 0.5)
-
-
-def test_decoding_undoes_the_normalisation_and_finds_the_autoencoder_it_was_told_of(made, vae, tmp_path):
-    z = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    expected = autoencoder(vae).decode(z)
-    for normalisation in ("scalar", "per_channel"):
-        codec = latents(made, normalisation=normalisation).codec
-        again = codec_from_spec(json.loads(json.dumps(codec.spec)))
-        close = again.decode(codec.encode(z)).float() - expected.float()
-        assert close.abs().max() <= 1  # a rounding
-        assert again.spec == codec.spec
-    for option in ("slicing", "tiling"):
-        assert torch.equal(LatentCodec(vae, 1.0, **{option: True}).decode(z), expected)
-    other = save_vae(tmp_path / "other", seed=1)
-    with pytest.raises(ValueError, match=r"vae=.*other is another autoencoder .* hash [0-9a-f]{32}, theirs had"):
-        codec_from_spec(codec.spec, vae=other)
-
-
-def test_large_pictures_are_decoded_in_tiles(vae):
-    network = autoencoder(vae, tiling=True).network
-    assert network.use_tiling
-    assert not network.use_slicing
-    assert autoencoder(vae, slicing=True).network.use_slicing
-    z = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    network.tile_latent_min_size, network.tile_sample_min_size = 32, 64
-    whole, tiled = autoencoder(vae).decode(z).float(), network.decode(z).sample
-    seen = ((tiled / 2 + 0.5) * 255).clamp(0, 255)
-    assert (seen - whole).abs().mean() < 20
-    assert not torch.equal(seen.round(), whole)
 
 
 def test_any_number_of_processes_makes_the_same_files(made, vae, tmp_path):
@@ -281,28 +165,6 @@ def test_a_full_disk_stops_with_a_sentence_and_leaves_what_was_written(vae, tmp_
     assert cache(tmp_path / "out", vae) is not None
 
 
-def test_half_precision_is_close(made, vae, tmp_path):
-    cache(tmp_path / "half", vae, dtype="float16")
-    picks = [Pick(i, True, i) for i in range(50)]
-    whole, half = (latents(root).train.images(picks) for root in (made, tmp_path / "half"))
-    assert half.dtype == torch.float32
-    assert 0 < (whole - half).abs().max() < 2e-3 * whole.abs().max()
-    sizes = [sum(f.stat().st_size for f in root.glob("train-*.*.npy")) for root in (made, tmp_path / "half")]
-    assert sizes[0] / sizes[1] == pytest.approx(2, rel=0.02)
-
-
-def test_a_cache_that_is_not_what_the_configuration_says_is_refused_with_the_differences(made, tmp_path):
-    other = save_vae(tmp_path / "other", seed=1)
-    changes = {"image_size": 32, "channels": 4, "num_classes": 1000 // 100, "normalisation": "unit", "vae": other}
-    said = (
-        r"the cache data\.root=.* is another than asked for: data\.image_size=32, there 8; data\.channels=4, there 3; "
-        r"data\.num_classes=10, there 4; data\.normalisation=unit, there scalar or per_channel; the weights of "
-        r"data\.vae=.*other have the hash [0-9a-f]{32}, there [0-9a-f]{32} \(.*\)$"
-    )
-    with pytest.raises(ValueError, match=said):
-        latents(made, **changes)
-
-
 def test_what_is_no_cache_is_refused(made, tmp_path):
     with pytest.raises(ValueError, match=r"data\.root=.* must be a cache made by python -m data\.latents: no manifest"):
         Manifest.read(tmp_path)
@@ -352,36 +214,6 @@ def test_verify_refuses_other_pictures_and_another_autoencoder(made, tmp_path):
     other = save_vae(tmp_path / "other", seed=1)
     with pytest.raises(ValueError, match=r"verify=.* is a cache of something else: vae_hash is .*; counts is"):
         verify(made, pictures(pictures=51), autoencoder(other), 2, CPU)
-
-
-def test_workers_and_subsets_read_the_same_latents(made):
-    def batches(**changes):
-        data = latents(made, mirror=True, **changes)
-        loop = SimpleNamespace(total_batch_idx=-1)
-        data.trainer = SimpleNamespace(world_size=1, global_rank=0, accumulate_grad_batches=1, fit_loop=loop)
-        return list(islice(data.train_dataloader(), 9))
-
-    alone = batches()
-    for mine, theirs in zip(alone, batches(num_workers=2), strict=True):
-        assert torch.equal(mine.images, theirs.images)
-    order = next(iter(EndlessOrder(50, 8, 0, 0, 1, True)))
-    assert torch.equal(alone[0].images, latents(made).train.images(order))
-    some = latents(made, classes=["3", "1"], num_classes=2, fraction=0.5).train
-    whole = latents(made).train
-    assert len(some) == 13  # half of 12 and half of 13, rounded up
-    for i in range(13):
-        pick = Pick(i, i % 2 == 0, i)
-        theirs = pick._replace(index=int(some._chosen[i]))
-        assert whole.labels[theirs.index] == (3, 1)[some.labels[i]]
-        assert torch.equal(some.images([pick]), whole.images([theirs]))
-
-
-def test_a_split_is_sent_to_workers_without_its_files(made):
-    split = latents(made).train
-    split.read(0)
-    again = pickle.loads(pickle.dumps(split))
-    assert len(pickle.dumps(split)) < 10_000
-    assert torch.equal(again.read(40), split.read(40))
 
 
 COMMAND = ["data=synthetic", "data.pictures=3000", "data.image_size=32", "shard_size=128", "batch_size=16"]

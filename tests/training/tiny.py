@@ -23,9 +23,10 @@ FLOW = {"path": LinearFlow(), "kind": "velocity", "loss": MSE("velocity")}
 
 def module(data, seed=0, compile=None, times=None, ema=None, scheduler=None, objective=FLOW, **network):
     torch.manual_seed(seed)
-    sizes = {"patch_size": 4, "hidden_size": 16, "depth": 1, "num_heads": 2, **network}
+    sizes = {"image_size": 8, "channels": 1, "num_classes": data.num_classes}
+    sizes |= {"patch_size": 4, "hidden_size": 16, "depth": 1, "num_heads": 2, **network}
     return DiTModule(
-        network=DiT(image_size=8, channels=1, **{"num_classes": data.num_classes, **sizes}),
+        network=DiT(**sizes),
         times=times or LogitNormal(),
         **objective,
         optimizer=partial(torch.optim.AdamW, lr=1e-2),
