@@ -83,8 +83,8 @@ def begin(plan: Plan, data: Pictures, out: Path) -> None:
 
 def missing(plan: Plan, out: Path, rank: int = 0, world_size: int = 1) -> list[Shard]:
     """The shards that `rank` has still to make, of every world_size-th: nobody needs to know where others are."""
-    mine = list(plan.shards())[rank::world_size]
-    return [shard for shard in mine if shard.file(out) is None]
+    there = manifest.present(out)
+    return [shard for shard in list(plan.shards())[rank::world_size] if shard.name not in there]
 
 
 def encode(
@@ -124,14 +124,16 @@ def finish(plan: Plan, out: Path) -> Manifest | None:
     """Writes the manifest and returns it, or None while other processes are still making shards."""
     if missing(plan, out):
         return None
-    shards = [(shard, shard.file(out)) for shard in plan.shards()]
-    files = [{"file": f.name, "checksum": f.name.split(".")[1], "count": s.count} for s, f in shards if f is not None]
-    if (out / manifest.MANIFEST).exists() and (there := Manifest.read(out)).shards == files:
-        return there
+    there = manifest.present(out)
+    shards = [(shard, there[shard.name].name) for shard in plan.shards()]
+    files = [{"file": name, "checksum": name.split(".")[1], "count": shard.count} for shard, name in shards]
+    if (out / manifest.MANIFEST).exists() and (made := Manifest.read(out)).shards == files:
+        return made
     normalisations = {"scalar": {"scale": plan.scale, "shift": plan.shift}, "per_channel": _statistics(plan, out)}
     made = Manifest(plan, files, normalisations)
     made.write(out)
-    for left in [out / manifest.PLAN, *out.glob(".*.tmp")]:  # those of processes that were killed
+    # What killed processes left; another one may be writing the same manifest just now.
+    for left in [out / manifest.PLAN, *out.glob(".*.npy.*.tmp")]:
         left.unlink(missing_ok=True)
     return made
 
@@ -160,12 +162,10 @@ def _moments(autoencoder: Autoencoder, images: Tensor, numbers: range, plan: Pla
 
 def _statistics(plan: Plan, out: Path) -> dict[str, list[float]]:
     """What makes each channel of the training latents, re-sampled and mirrored at random, mean 0 and variance 1."""
-    count, total, square = 0, np.zeros(plan.channels), np.zeros(plan.channels)
+    there, count, total, square = manifest.present(out), 0, np.zeros(plan.channels), np.zeros(plan.channels)
     for shard in plan.shards():
         if shard.split == "train":
-            file = shard.file(out)
-            assert file is not None
-            mean, log_variance = np.split(np.load(file).astype(np.float64), 2, axis=2)  # [n, 2, C, h, w]
+            mean, log_variance = np.split(np.load(there[shard.name]).astype(np.float64), 2, axis=2)  # [n, 2, C, h, w]
             total += mean.sum(axis=(0, 1, 3, 4))
             square += (mean**2 + np.exp(log_variance)).sum(axis=(0, 1, 3, 4))
             count += mean.size // plan.channels

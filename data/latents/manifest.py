@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, fields
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 import numpy as np
 
@@ -32,9 +33,10 @@ class Shard(NamedTuple):
     first: int
     count: int
 
-    def file(self, root: Path) -> Path | None:
-        """Where it lies, if it is there."""
-        return min(root.glob(f"{self.split}-{self.number:05d}.*.npy"), default=None)
+    @property
+    def name(self) -> str:
+        """Of its file, but for the checksum."""
+        return f"{self.split}-{self.number:05d}"
 
 
 @dataclass(frozen=True)
@@ -103,10 +105,10 @@ class Manifest:
         root = Path(root).expanduser()
         if not (root / MANIFEST).is_file():
             if (plan := read_plan(root)) is not None:
-                there = sum(shard.file(root) is not None for shard in plan.shards())
+                all_of_it, there = [shard.name for shard in plan.shards()], present(root)
                 raise ValueError(
-                    f"data.root={root} is an unfinished cache, {there} of {sum(1 for _ in plan.shards())} shards; "
-                    "the command that began it goes on where it stopped"
+                    f"data.root={root} is an unfinished cache, {sum(name in there for name in all_of_it)} of "
+                    f"{len(all_of_it)} shards; the command that began it goes on where it stopped"
                 )
             raise ValueError(f"data.root={root} must be a cache made by python -m data.latents: no {MANIFEST} there")
         content = _json(root / MANIFEST)
@@ -132,7 +134,12 @@ def write_plan(root: Path, plan: Plan) -> None:
 
 def write_shard(root: Path, shard: Shard, values: np.ndarray) -> None:
     content = array_bytes(values)
-    write(root / f"{shard.split}-{shard.number:05d}.{checksum(content)}.npy", content)
+    write(root / f"{shard.name}.{checksum(content)}.npy", content)
+
+
+def present(root: Path) -> dict[str, Path]:
+    """The files of all shards that are there, by name."""
+    return {file.name.split(".")[0]: file for file in sorted(root.glob("*-*.*.npy"), reverse=True)}
 
 
 def array_bytes(values: np.ndarray) -> bytes:
@@ -147,7 +154,8 @@ def checksum(content: bytes) -> str:
 
 def write(file: Path, content: bytes) -> None:
     """Under a temporary name, onto the disk, then renamed: a reader finds all of it or nothing."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    # Not the process number: in containers on different machines it is often the same.
+    temporary = file.with_name(f".{file.name}.{uuid4().hex}.tmp")
     try:
         with temporary.open("wb") as target:
             target.write(content)
