@@ -243,7 +243,9 @@ def test_two_processes_killed_in_the_middle_and_begun_again_end_with_every_pictu
     made = len(list((tmp_path / "two").glob("*-*.*.npy")))
     assert 4 <= made < 27
     assert not (tmp_path / "two" / "manifest.json").exists()
-    (tmp_path / "two" / ".train-00000.0123456789abcdef.npy.1.tmp").write_bytes(b"torn")  # as a kill within a write leaves it
+    (tmp_path / "two" / ".train-00000.0123456789abcdef.npy.1.tmp").write_bytes(
+        b"torn"
+    )  # as a kill within a write leaves it
 
     again = run(*command, f"out={tmp_path}/two", launcher=torchrun)
     said = again.communicate()[0]

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 from itertools import islice
 from types import SimpleNamespace
 
@@ -138,7 +139,7 @@ def test_training_on_a_cache_resumes_bit_for_bit_and_its_checkpoint_knows_the_au
     run.fit(*straight)
     data, model = tiny(made)
     trainer(tmp_path, 7, [SaveCheckpoint(str(tmp_path), every_n_steps=7)]).fit(model, data)
-    data, model = tiny(made, vae=vae)  # the same autoencoder, told by hand
+    data, model = tiny(made, vae=shutil.copytree(vae, tmp_path / "moved"))  # the same autoencoder elsewhere
     resumed = trainer(tmp_path, 12)
     resumed.fit(model, data, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
     assert_same(state(straight[0], run), state(model, resumed))
