@@ -33,7 +33,8 @@ _TURNS = {
 warnings.filterwarnings("ignore", message="(Possibly c|C)orrupt EXIF data")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Listing(NamedTuple):

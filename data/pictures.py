@@ -106,6 +106,7 @@ class Pictures(LightningDataModule, ABC):
 
     def survey(self) -> Survey:
         """What there is, for `data.inspect`. ValueError for what leaves nothing to look at."""
+        self.prepare_data()
         self.setup()
         assert self.train is not None
         assert self.validation is not None

@@ -1,0 +1,116 @@
+"""The report as plain tables, no wider than the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+_SHOWN = 10  # of a long list
+_CHANGES = {
+    "grey_to_colour": "grey, repeated on 3 channels",
+    "colour_to_grey": "coloured, made grey",
+    "cmyk": "CMYK, converted",
+    "palette": "palette, converted",
+    "transparent_laid_on_white": "transparent, laid on white",
+    "turned_upright": "turned upright as EXIF says",
+    "enlarged": "smaller than image_size, enlarged",
+}
+
+
+def show(report: dict[str, Any], console: Console) -> None:
+    """Prints everything but the long lists, of which it prints the beginnings."""
+    facts = report["data"]
+    size = f"{facts['image_size']} x {facts['image_size']}"
+    console.print(f"{facts['module']}: {facts['classes']} classes, squares of {size}, channels: {facts['channels']}")
+    console.print(_table(["classes", "train", "validation"], _classes(report["classes"])))
+    console.print(_table(["pictures", "train", "validation"], _facts(report["splits"])))
+    kinds = ", ".join(f"{kind} {count:,}" for kind, count in list(report["ignored"]["kinds"].items())[:_SHOWN])
+    if kinds:
+        console.print(f"Ignored beside the pictures: {report['ignored']['files']:,} files ({kinds})")
+    for name, split in report["splits"].items():
+        same = split["identical"]
+        if same["groups"]:
+            console.print(
+                f"Identical squares within {name}: {same['groups']:,} groups, {same['surplus']:,} more than one of each; "
+                f"{same['groups_of_several_classes']:,} groups span several classes"
+            )
+            _listed(console, [" = ".join(group[:4]) for group in same["examples"]], same["groups"])
+    both = report["in_both"]
+    if both["pictures"]:
+        console.print(f"In both splits: {both['pictures']:,} validation pictures are also training pictures")
+        _listed(console, [" = ".join(pair) for pair in both["examples"]], both["pictures"])
+    for name, split in report["splits"].items():
+        if misnamed := (split["files"] or {}).get("misnamed", {}).get("files"):
+            console.print(f"Of {name} {misnamed:,} files are of another format than their ending says")
+            _listed(console, split["files"]["misnamed"]["examples"], misnamed)
+        if bad := split["unreadable"]:
+            console.print(f"Unreadable in {name}: {len(bad):,} files")
+            _listed(console, [b["reason"] for b in bad], len(bad))
+    for title, sentences in (("Warnings:", report["warned"]), ("Training would refuse this:", report["refused"])):
+        if sentences:
+            console.print(title, style="bold")
+            _listed(console, sentences, len(sentences))
+
+
+def _table(titles: list[str], rows: Iterator[tuple[str, ...]]) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for title in titles:
+        table.add_column(title, justify="left" if title == titles[0] else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _classes(classes: list[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
+    def row(entry: dict[str, Any]) -> tuple[str, ...]:
+        return entry["name"], f"{entry['train']:,}", f"{entry['validation']:,}"
+
+    if len(classes) <= 20:
+        yield from map(row, classes)
+        return
+    ranked = sorted(classes, key=lambda entry: entry["train"])
+    yield from map(row, ranked[:5])
+    yield f"... {len(ranked) - 11} more", "", ""
+    yield row(ranked[len(ranked) // 2] | {"name": f"{ranked[len(ranked) // 2]['name']} (the median)"})
+    yield "...", "", ""
+    yield from map(row, ranked[-5:])
+
+
+def _facts(splits: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    def row(title: str, cell: Any) -> tuple[str, ...]:
+        return title, *(cell(split) for split in splits.values())
+
+    yield row("number", lambda s: f"{s['pictures']:,}")
+    if all(split["files"] for split in splits.values()):
+        for side in ("width", "height"):
+            yield row(f"{side}: least, median, most", lambda s, side=side: _numbers(s["files"][side], "g"))
+        yield row(
+            "most frequent sizes", lambda s: "\n".join(f"{w} x {h}: {n:,}" for w, h, n in s["files"]["sizes"][:4])
+        )
+        yield row("formats", lambda s: "\n".join(f"{kind}: {n:,}" for kind, n in s["files"]["formats"].items()))
+        for key, title in _CHANGES.items():
+            if any(split["files"]["changed"][key] for split in splits.values()):
+                yield row(title, lambda s, key=key: f"{s['files']['changed'][key]:,}")
+    yield row("unreadable", lambda s: f"{len(s['unreadable']):,}")
+    yield row("decoded for what follows", lambda s: f"{s['decoded']:,}")
+    for key, title, form in (("pixels", "of 255", ".1f"), ("model_space", "in model space", ".3f")):
+        for what in ("mean", "std"):
+            yield row(
+                f"{what} {title}, by channel",
+                lambda s, key=key, what=what, form=form: _numbers(s[key] and s[key][what], form),
+            )
+
+
+def _numbers(values: list[float] | None, form: str) -> str:
+    return "-" if values is None else "  ".join(format(value, form) for value in values)
+
+
+def _listed(console: Console, lines: list[str], count: int) -> None:
+    for line in lines[:_SHOWN]:
+        console.print(f"  {line}", soft_wrap=True)
+    if count > _SHOWN:
+        console.print(f"  ... and {count - _SHOWN:,} more")
