@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -29,8 +29,8 @@ _TURNS = {
     8: Transpose.ROTATE_90,
 }
 
-# They come in the middle of training and do not name the file.
-warnings.filterwarnings("ignore", message="(Possibly c|C)orrupt EXIF data")
+# On broken EXIF and on large pictures: they come in the middle of training and do not name the file.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 T = TypeVar("T")
@@ -111,12 +111,18 @@ def read_picture(file: Path, mode: str) -> Image.Image:
         return upright.convert(mode)
 
 
-def in_threads(function: Callable[[T], R], items: Iterable[T], at_once: int = 4096) -> Iterator[R]:
-    """The results in the order of the items; no more than `at_once` are under way when the caller stops."""
-    rest = iter(items)
-    with ThreadPoolExecutor() as threads:
-        while some := list(islice(rest, at_once)):
-            yield from list(threads.map(function, some))
+def in_threads(function: Callable[[T], R], items: Iterable[T], ahead: int = 256) -> Iterator[R]:
+    """The results in the order of the items, computed no more than `ahead` of the caller, who may stop at any."""
+    threads, waiting = ThreadPoolExecutor(), deque[Future[R]]()
+    try:
+        for item in items:
+            waiting.append(threads.submit(function, item))
+            if len(waiting) == ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        threads.shutdown(cancel_futures=True)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from data import RESOLVERS
 from data.inspect import contact_sheet, examine
@@ -35,12 +35,11 @@ def main(config: DictConfig) -> None:
     data = instantiate(config.data)
     survey = data.survey()
     report = examine(data, survey, limit, _watched) | {"config": options["data"]}
-    bad = {entry["index"] for entry in report["splits"]["train"]["unreadable"]}
-    title = f"{report['data']['module']}: {len(survey.train):,} training pictures, {len(data.class_names)} classes"
-    sheet = contact_sheet(data, survey.train, title, options["classes_shown"], options["samples"], bad)
+    sheet = contact_sheet(data, survey.train, options["classes_shown"], options["samples"])
 
     out.mkdir(parents=True, exist_ok=True)
-    sheet.save(out / "contact_sheet.png")
+    if sheet is not None:
+        sheet.save(out / "contact_sheet.png")
     with (out / "classes.csv").open("w", newline="") as table:
         rows = csv.DictWriter(table, ["name", "train", "validation"])
         rows.writeheader()
@@ -48,7 +47,7 @@ def main(config: DictConfig) -> None:
     # Last, so that its presence says that all the rest is there.
     (out / "report.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
     show(report, Console(highlight=False, markup=False, emoji=False))
-    print(f"{out}: report.json, classes.csv, contact_sheet.png")
+    print(f"{out}: report.json, classes.csv" + (", contact_sheet.png" if sheet is not None else ""))
     if report["refused"]:
         raise SystemExit(1)
 
@@ -56,7 +55,7 @@ def main(config: DictConfig) -> None:
 def _watched(items: Iterable[Any], total: int, title: str) -> Iterator[Any]:
     """The items, with a bar and the time that is left on a terminal."""
     console = Console(stderr=True)
-    columns = TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    columns = TextColumn(title), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
         yield from progress.track(items, total=total)
 

@@ -71,7 +71,7 @@ def measure(data: Pictures, split: Split, index: Sequence[int], watch: Watch[Any
     """Decodes the pictures `index` of a split as validation would, with nothing random about them."""
     chunks = [index[i : i + _CHUNK] for i in range(0, len(index), _CHUNK)]
     measured = Measured()
-    for part in watch(in_threads(partial(_measure, data, split), chunks, at_once=256), len(chunks), title):
+    for part in watch(in_threads(partial(_measure, data, split), chunks, ahead=64), len(chunks), title):
         measured.add(part)
     return measured
 

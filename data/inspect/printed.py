@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from statistics import median
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -27,22 +28,18 @@ def show(report: dict[str, Any], console: Console) -> None:
     size = f"{facts['image_size']} x {facts['image_size']}"
     console.print(f"{facts['module']}: {facts['classes']} classes, squares of {size}, channels: {facts['channels']}")
     console.print(_table(["classes", "train", "validation"], _classes(report["classes"])))
-    console.print(_table(["pictures", "train", "validation"], _facts(report["splits"])))
+    console.print(_table(["pictures", "train", "validation"], _facts(report)))
     kinds = ", ".join(f"{kind} {count:,}" for kind, count in list(report["ignored"]["kinds"].items())[:_SHOWN])
     if kinds:
         console.print(f"Ignored beside the pictures: {report['ignored']['files']:,} files ({kinds})")
     for name, split in report["splits"].items():
-        same = split["identical"]
-        if same["groups"]:
-            console.print(
-                f"Identical squares within {name}: {same['groups']:,} groups, {same['surplus']:,} more than one of each; "
-                f"{same['groups_of_several_classes']:,} groups span several classes"
-            )
-            _listed(console, [" = ".join(group[:4]) for group in same["examples"]], same["groups"])
-    both = report["in_both"]
-    if both["pictures"]:
-        console.print(f"In both splits: {both['pictures']:,} validation pictures are also training pictures")
-        _listed(console, [" = ".join(pair) for pair in both["examples"]], both["pictures"])
+        if count := split["identical"]["groups"]:
+            several = split["identical"]["groups_of_several_classes"]
+            console.print(f"Identical squares in {name}: {count:,} groups, {several:,} of them of several classes")
+            _listed(console, [" = ".join(group[:4]) for group in split["identical"]["examples"]], count)
+    if count := report["in_both"]["pictures"]:
+        console.print(f"Validation pictures that are also training pictures: {count:,}")
+        _listed(console, [" = ".join(pair) for pair in report["in_both"]["examples"]], count)
     for name, split in report["splits"].items():
         if misnamed := (split["files"] or {}).get("misnamed", {}).get("files"):
             console.print(f"Of {name} {misnamed:,} files are of another format than their ending says")
@@ -80,11 +77,15 @@ def _classes(classes: list[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
     yield from map(row, ranked[-5:])
 
 
-def _facts(splits: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+def _facts(report: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    splits = report["splits"]
+
     def row(title: str, cell: Any) -> tuple[str, ...]:
         return title, *(cell(split) for split in splits.values())
 
     yield row("number", lambda s: f"{s['pictures']:,}")
+    counts = [[entry[name] for entry in report["classes"]] for name in splits]
+    yield "in a class: least, median, most", *(_numbers([min(c), median(c), max(c)], "g") for c in counts)
     if all(split["files"] for split in splits.values()):
         for side in ("width", "height"):
             yield row(f"{side}: least, median, most", lambda s, side=side: _numbers(s["files"][side], "g"))
@@ -97,12 +98,11 @@ def _facts(splits: dict[str, Any]) -> Iterator[tuple[str, ...]]:
                 yield row(title, lambda s, key=key: f"{s['files']['changed'][key]:,}")
     yield row("unreadable", lambda s: f"{len(s['unreadable']):,}")
     yield row("decoded for what follows", lambda s: f"{s['decoded']:,}")
-    for key, title, form in (("pixels", "of 255", ".1f"), ("model_space", "in model space", ".3f")):
+    yield row("identical to another", lambda s: f"{s['identical']['surplus']:,}")
+    yield "identical to a training picture", "", f"{report['in_both']['pictures']:,}"
+    for key, title, form in (("pixels", "0 to 255", ".1f"), ("model_space", "model space", ".3f")):
         for what in ("mean", "std"):
-            yield row(
-                f"{what} {title}, by channel",
-                lambda s, key=key, what=what, form=form: _numbers(s[key] and s[key][what], form),
-            )
+            yield row(f"{what}, {title}", lambda s, k=key, w=what, f=form: _numbers(s[k] and s[k][w], f))
 
 
 def _numbers(values: list[float] | None, form: str) -> str:

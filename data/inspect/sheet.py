@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence, Set
-from itertools import islice
+from collections.abc import Sequence
+from itertools import chain, islice
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -21,38 +20,49 @@ _GAP, _MARGIN, _BLOCK = 3, 24, 28
 _INK, _PALE, _PAPER = (24, 24, 27), (113, 113, 122), (255, 255, 255)
 
 
-def contact_sheet(
-    data: Pictures, train: Split, title: str, classes_shown: int, samples: int, without: Set[int] = frozenset()
-) -> Image.Image:
-    """`samples` pictures of each of `classes_shown` classes, spread over all, in the order in which an epoch meets
-    them; on the right the same ones mirrored, cropped and augmented as in that epoch.
+def contact_sheet(data: Pictures, train: Split, classes_shown: int, samples: int) -> Image.Image | None:
+    """`samples` pictures of each of `classes_shown` classes, spread over all, in the order in which the first epoch
+    meets them; on the right the same ones mirrored, cropped and augmented as in that epoch.
 
-    without: indices of pictures that cannot be read.
+    Pictures that cannot be read are passed over; None if that leaves none.
     """
-    labels = torch.linspace(0, len(data.class_names) - 1, min(classes_shown, len(data.class_names))).round().int()
-    rows = _picked(data, train, labels.tolist(), samples, without)
-    names = [data.class_names[label] for label in rows]
+    names = data.class_names
+    labels = torch.linspace(0, len(names) - 1, min(classes_shown, len(names))).round().int().tolist()
+    rows = _picked(data, train, labels, samples)
+    if not rows:
+        return None
     still = [_shown(data, train, [Pick(pick.index) for pick in picks]) for picks in rows.values()]
     drawn = [_shown(data, train, picks) for picks in rows.values()]
-    return _laid_out(title, names, still, drawn, samples)
+    some = f"{len(rows)} of " if len(rows) < len(names) else ""
+    title = (
+        f"{type(data).__name__}: {len(train):,} training pictures, {some}{len(names):,} classes, "
+        f"{data.image_size} x {data.image_size}"
+    )
+    return _laid_out(title, [names[label] for label in rows], still, drawn, samples)
 
 
-def _picked(
-    data: Pictures, train: Split, labels: Sequence[int], samples: int, without: Set[int]
-) -> dict[int, list[Pick]]:
-    """The first picks of the first epoch of these classes, in the order of the labels."""
-    wanted = {label: min(samples, int((train.labels == label).sum())) for label in labels}
-    rows: dict[int, list[Pick]] = defaultdict(list)
-    size = min(len(train), 256)
-    order = EndlessOrder(len(train), size, seed=data.seed, rank=0, world_size=1, mirror=data.mirror)
-    for batch in islice(order, -(-len(train) // size)):
-        for pick in batch:
-            label = int(train.labels[pick.index])
-            if pick.index not in without and len(rows[label]) < wanted.get(label, 0):
-                rows[label].append(pick)
-        if all(len(rows[label]) == count for label, count in wanted.items()):
+def _picked(data: Pictures, train: Split, labels: Sequence[int], samples: int) -> dict[int, list[Pick]]:
+    """The first readable picks of the first epoch of these classes, in the order of the labels."""
+    rows: dict[int, list[Pick]] = {label: [] for label in labels}
+    open_rows = set(labels)
+    order = EndlessOrder(len(train), 256, seed=data.seed, rank=0, world_size=1, mirror=data.mirror)
+    for pick in islice(chain.from_iterable(order), len(train)):
+        label = int(train.labels[pick.index])
+        if label in open_rows and _readable(train, pick.index):
+            rows[label].append(pick)
+            if len(rows[label]) == samples:
+                open_rows.remove(label)
+        if not open_rows:
             break
-    return {label: rows[label] for label in labels if rows[label]}
+    return {label: picks for label, picks in rows.items() if picks}
+
+
+def _readable(train: Split, index: int) -> bool:
+    try:
+        train.read(index)
+    except ValueError:
+        return False
+    return True
 
 
 def _shown(data: Pictures, train: Split, picks: Sequence[Pick]) -> list[Image.Image]:
