@@ -171,7 +171,7 @@ class Folder(Pictures):
         for root in (split.root for split in (train, validation) if split.root.is_dir()):
             loose = sum(f.name.lower().endswith(ENDINGS) and f.is_file() for f in root.iterdir())
             if loose:
-                yield f"{root} has {loose} pictures outside of its class folders, which are not used"
+                yield f"{root} has pictures outside of its class folders, which are not used: {loose}"
 
     def _without(self, split: FolderSplit) -> list[str]:
         """The classes asked for of which it has no picture."""

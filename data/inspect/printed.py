@@ -31,21 +31,21 @@ def show(report: dict[str, Any], console: Console) -> None:
     console.print(_table(["pictures", "train", "validation"], _facts(report)))
     kinds = ", ".join(f"{kind} {count:,}" for kind, count in list(report["ignored"]["kinds"].items())[:_SHOWN])
     if kinds:
-        console.print(f"Ignored beside the pictures: {report['ignored']['files']:,} files ({kinds})")
+        console.print(f"Ignored beside the pictures: {report['ignored']['files']:,} ({kinds})")
     for name, split in report["splits"].items():
         if count := split["identical"]["groups"]:
             several = split["identical"]["groups_of_several_classes"]
-            console.print(f"Identical squares in {name}: {count:,} groups, {several:,} of them of several classes")
+            console.print(f"Groups of identical squares in {name}: {count:,}, of several classes: {several:,}")
             _listed(console, [" = ".join(group[:4]) for group in split["identical"]["examples"]], count)
     if count := report["in_both"]["pictures"]:
         console.print(f"Validation pictures that are also training pictures: {count:,}")
         _listed(console, [" = ".join(pair) for pair in report["in_both"]["examples"]], count)
     for name, split in report["splits"].items():
         if misnamed := (split["files"] or {}).get("misnamed", {}).get("files"):
-            console.print(f"Of {name} {misnamed:,} files are of another format than their ending says")
+            console.print(f"Files of {name} of another format than their ending says: {misnamed:,}")
             _listed(console, split["files"]["misnamed"]["examples"], misnamed)
         if bad := split["unreadable"]:
-            console.print(f"Unreadable in {name}: {len(bad):,} files")
+            console.print(f"Files of {name} that cannot be read: {len(bad):,}")
             _listed(console, [b["reason"] for b in bad], len(bad))
     for title, sentences in (("Warnings:", report["warned"]), ("Training would refuse this:", report["refused"])):
         if sentences:

@@ -96,9 +96,11 @@ def _refused(report: dict[str, Any], name: str, skips: bool) -> list[str]:
     opened, decoded = (sum(bad["when"] == when for bad in report["unreadable"]) for when in ("opened", "decoded"))
     sentences = []
     if opened and not skips:
-        sentences.append(f"{opened} files of {name} cannot be read; remove them, or leave them out: data.on_error=skip")
+        sentences.append(
+            f"files of {name} that cannot be read: {opened}; remove them, or leave them out with data.on_error=skip"
+        )
     if decoded:
-        sentences.append(f"{decoded} files of {name} have a head and an end but cannot be decoded; remove them")
+        sentences.append(f"files of {name} that have a head and an end but cannot be decoded: {decoded}; remove them")
     return sentences
 
 

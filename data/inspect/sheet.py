@@ -17,7 +17,7 @@ from data.split import Split
 _TILE = 64  # pixels; smaller pictures are enlarged by a whole factor, to this at least
 _LARGE = 128  # larger ones are reduced to it
 _GAP, _MARGIN, _BLOCK = 3, 24, 28
-_INK, _PALE, _PAPER = (24, 24, 27), (113, 113, 122), (255, 255, 255)
+_INK, _PALE, _PAPER = (24, 24, 27), (113, 113, 122), (240, 240, 242)  # paper that white pictures stand out from
 
 
 def contact_sheet(data: Pictures, train: Split, classes_shown: int, samples: int) -> Image.Image | None:

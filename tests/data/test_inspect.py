@@ -138,9 +138,9 @@ def test_unreadable_files_are_listed_and_refused_as_training_would(tree):  # noq
     ]
     assert bad[0]["reason"].endswith("0.jpg: it is empty")
     assert report["splits"]["train"]["decoded"] == 10
-    to_decode = "1 files of train have a head and an end but cannot be decoded; remove them"
+    to_decode = "files of train that have a head and an end but cannot be decoded: 1; remove them"
     assert report["refused"] == [
-        "1 files of train cannot be read; remove them, or leave them out: data.on_error=skip",
+        "files of train that cannot be read: 1; remove them, or leave them out with data.on_error=skip",
         to_decode,
     ]
     assert examined(folder(tree, on_error="skip"))["refused"] == [to_decode]
@@ -215,7 +215,7 @@ def test_the_sheet_spreads_its_rows_and_passes_over_what_cannot_be_read(tree):  
     assert np.array_equal(sheet, again)
     assert (sheet.height - 84 - 24) / (128 + 3) == 2
     cat = tiles(sheet, 24 + int(max(map(width, ("ant", "cat")))) + 12, 84 + 131, 128, 4)
-    assert [bool((tile < 255).any()) for tile in cat] == [True, False, False, False]
+    assert [bool(tile.std() > 10) for tile in cat] == [True, False, False, False]
     for file in train.files():
         file.write_bytes(b"")
     assert contact_sheet(data, train, classes_shown=2, samples=4) is None
