@@ -85,10 +85,10 @@ def _facts(report: dict[str, Any]) -> Iterator[tuple[str, ...]]:
 
     yield row("number", lambda s: f"{s['pictures']:,}")
     counts = [[entry[name] for entry in report["classes"]] for name in splits]
-    yield "in a class: least, median, most", *(_numbers([min(c), median(c), max(c)], "g") for c in counts)
+    yield "in a class (min, median, max)", *(_numbers([min(c), median(c), max(c)], "g") for c in counts)
     if all(split["files"] for split in splits.values()):
         for side in ("width", "height"):
-            yield row(f"{side}: least, median, most", lambda s, side=side: _numbers(s["files"][side], "g"))
+            yield row(f"{side} (min, median, max)", lambda s, side=side: _numbers(s["files"][side], "g"))
         yield row(
             "most frequent sizes", lambda s: "\n".join(f"{w} x {h}: {n:,}" for w, h, n in s["files"]["sizes"][:4])
         )
@@ -99,7 +99,7 @@ def _facts(report: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     yield row("unreadable", lambda s: f"{len(s['unreadable']):,}")
     yield row("decoded for what follows", lambda s: f"{s['decoded']:,}")
     yield row("identical to another", lambda s: f"{s['identical']['surplus']:,}")
-    yield "identical to a training picture", "", f"{report['in_both']['pictures']:,}"
+    yield "identical to one of train", "", f"{report['in_both']['pictures']:,}"
     for key, title, form in (("pixels", "0 to 255", ".1f"), ("model_space", "model space", ".3f")):
         for what in ("mean", "std"):
             yield row(f"{what}, {title}", lambda s, k=key, w=what, f=form: _numbers(s[k] and s[k][w], f))

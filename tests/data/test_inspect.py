@@ -248,7 +248,7 @@ def test_the_command_writes_and_prints_its_report_then_refuses(tree, tmp_path_fa
     code, text = command(*options)
     assert code == 0, text
     assert {f.name for f in out.iterdir()} == {"report.json", "classes.csv", "contact_sheet.png"}
-    for line in ("Folder: 3 classes, squares of 16 x 16", "palette, converted", "identical to a training picture"):
+    for line in ("Folder: 3 classes, squares of 16 x 16", "palette, converted", "identical to one of train"):
         assert line in text
     assert "\x1b" not in text  # no colours where nobody sees them
     report = json.loads((out / "report.json").read_text())
