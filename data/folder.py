@@ -2,39 +2,43 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
-from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from data.crop import CROPS, Crop
+from data.files import ENDINGS, in_threads, list_pictures, look, read_picture
 from data.order import Pick
 from data.pictures import Pictures
 from data.split import Split
+from data.survey import Survey
 
-_ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm"}
-_END_MARKS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 _VALIDATION_NAMES = ("val", "validation", "test")
 
 
 class FolderSplit(Split):
-    """The pictures of one split, decoded on demand and made square by `crop`."""
+    """The pictures of one split, decoded on demand and made square by `crop`.
+
+    ignored: files beside them; unlisted: sentences on folders that could not be listed.
+    """
 
     def __init__(self, root: Path, class_names: list[str], image_size: int, channels: int, crop: Crop):
         self.root, self._image_size, self._mode, self._crop = root, image_size, {1: "L", 3: "RGB"}[channels], crop
         self._files: list[Path] = []
+        self.ignored: list[Path] = []
+        self.unlisted: list[str] = []
         labels: list[int] = []
         for label, name in enumerate(class_names):
-            files = sorted(f for f in (root / name).rglob("*") if f.suffix.lower() in _ENDINGS)
-            self._files += files
-            labels += [label] * len(files)
+            if (root / name).is_dir():
+                listing = list_pictures(root / name)
+                self._files += listing.pictures
+                self.ignored += listing.ignored
+                self.unlisted += listing.unlisted
+                labels += [label] * len(listing.pictures)
         self.labels = torch.tensor(labels, dtype=torch.int64)
 
     def images(self, picks: Sequence[Pick]) -> Tensor:
@@ -42,15 +46,19 @@ class FolderSplit(Split):
         return torch.stack([s.flip(-1) if pick.mirrored else s for s, pick in zip(squares, picks, strict=True)])
 
     def _square(self, pick: Pick) -> Tensor:
-        with _opened(self._files[pick.index]) as picture:
-            upright = ImageOps.exif_transpose(picture)
-            return self._crop(upright.convert(self._mode), self._image_size, pick.draw)  # [C, S, S]
+        picture = read_picture(self._files[pick.index], self._mode)
+        return self._crop(picture, self._image_size, pick.draw)  # [C, S, S]
+
+    def files(self) -> list[Path]:
+        return self._files
 
     def check(self) -> None:
         """ValueError naming the first file that cannot be read, without decoding those that are whole."""
         for reason in self._faults():
             if reason is not None:
-                raise ValueError(reason)
+                raise ValueError(
+                    f"{reason}; data.on_error=skip leaves such files out, and python -m data.inspect lists all of them"
+                )
 
     def drop_unreadable(self) -> None:
         """Leaves out the files that cannot be read, and warns of them with their number and the first reasons."""
@@ -67,41 +75,19 @@ class FolderSplit(Split):
 
     def _faults(self) -> Iterator[str | None]:
         """What is wrong with each file, in order."""
-        with ThreadPoolExecutor() as threads:
-            # In slices, so that an interrupt or the first bad file does not wait for millions of others.
-            for start in range(0, len(self._files), 4096):
-                yield from list(threads.map(_fault, self._files[start : start + 4096]))
-
-
-@contextmanager
-def _opened(file: Path) -> Iterator[Image.Image]:
-    try:
-        with Image.open(file) as picture:
-            if picture.mode.startswith(("I", "F")):
-                raise ValueError(f"mode {picture.mode} has more than 8 bits a channel; convert it to 8")
-            yield picture
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"cannot read the picture {file}: {error}") from error
-
-
-def _fault(file: Path) -> str | None:
-    try:
-        with _opened(file) as picture, file.open("rb") as content:
-            content.seek(-min(16, file.stat().st_size), os.SEEK_END)
-            # A file that was cut short lacks its end mark; a whole one may have bytes behind it: only decoding tells.
-            if _END_MARKS.get(picture.format or "", b"\0") not in content.read():
-                picture.load()
-    except ValueError as error:
-        return str(error)
-    return None
+        return (seen.fault for seen in in_threads(look, self._files))
 
 
 class Folder(Pictures):
     """Pictures in root/train/<class>/ and root/val|validation|test/<class>/, classes sorted by name.
 
-    A missing validation split is an error: a loss on training pictures would not say what it claims to. crop: how a
-    picture becomes square, a name of CROPS; validation never draws. on_error: "raise" names the first file that cannot
-    be read, "skip" leaves such files out and says how many and which.
+    Pictures lie at any depth below their class. Grey, CMYK and palette pictures become what `channels` says,
+    transparent ones are laid on white, and those a camera stored turned are shown upright.
+
+    A missing validation split is an error: a loss on training pictures would not say what it claims to. So are a class
+    without training pictures and a class that only the validation split has; one without validation pictures is a
+    warning. crop: how a picture becomes square, a name of CROPS; validation never draws. on_error: "raise" names the
+    first file that cannot be read, "skip" leaves such files out and says how many and which.
     """
 
     def __init__(self, root: str, channels: int, crop: str = "center", on_error: str = "raise", **pictures: Any):
@@ -119,36 +105,79 @@ class Folder(Pictures):
 
     def prepare_data(self) -> None:
         # Lightning calls this once a node, before training.
+        splits = self._splits()
+        self._refuse(*splits)
         if self.on_error == "raise":
-            for split in self._splits():
+            for split in splits:
                 split.check()
 
     def load(self) -> tuple[FolderSplit, FolderSplit]:
         train, validation = self._splits()
+        self._refuse(train, validation)
         if self.on_error == "skip":
             for split in (train, validation):
                 split.drop_unreadable()
-            self._check_classes(train, validation)
+            self._refuse(train, validation)
+        for sentence in self._warned(train, validation):
+            rank_zero_warn(sentence)
         return train, validation
+
+    def survey(self) -> Survey:
+        train, validation = self._splits()
+        refused = list(self._refused(train, validation))
+        try:
+            self._check_count()
+        except ValueError as error:
+            refused.append(str(error))
+        return Survey(
+            *self._chosen(train, validation),
+            refused=refused,
+            warned=list(self._warned(train, validation)),
+            ignored=train.ignored + validation.ignored,
+            skips=self.on_error == "skip",
+        )
 
     def _splits(self) -> tuple[FolderSplit, FolderSplit]:
         names = self.all_class_names
-        held_out = next((self.root / n for n in _VALIDATION_NAMES if (self.root / n).is_dir()), None)
-        if held_out is None:
-            raise ValueError(f"data.root={self.root} has no validation split; name it {', '.join(_VALIDATION_NAMES)}")
+        there = [name for name in _VALIDATION_NAMES if (self.root / name).is_dir()]
         train, validation = (
-            FolderSplit(split, names, self.image_size, self.channels, CROPS[self.crop])
-            for split in (self.root / "train", held_out)
+            FolderSplit(self.root / split, names, self.image_size, self.channels, CROPS[self.crop])
+            for split in ("train", (there or _VALIDATION_NAMES)[0])
         )
-        self._check_classes(train, validation)
         return train, validation
 
-    def _check_classes(self, train: FolderSplit, validation: FolderSplit) -> None:
+    def _refuse(self, train: FolderSplit, validation: FolderSplit) -> None:
+        for sentence in self._refused(train, validation):
+            raise ValueError(sentence)
+
+    def _refused(self, train: FolderSplit, validation: FolderSplit) -> Iterator[str]:
+        yield from train.unlisted + validation.unlisted
+        here, held_out = f"data.root={self.root}", f"{validation.root.name}/"
+        if empty := self._without(train):
+            yield f"{here} has no pictures in {_named(empty, 'train/')}; remove what is no class, or fill it"
+        if not validation.root.is_dir():
+            yield f"{here} has no validation split; name it {', '.join(_VALIDATION_NAMES)}"
+        elif strange := sorted(set(_subfolders(validation.root)) - set(self.all_class_names)):
+            yield f"{here} has {_named(strange, held_out)}, but no such classes in train/; both must have the same ones"
+        elif not len(validation):
+            yield f"{here} has no pictures of these classes in {held_out}"
+
+    def _warned(self, train: FolderSplit, validation: FolderSplit) -> Iterator[str]:
+        if len(validation) and (empty := self._without(validation)):
+            yield (
+                f"data.root={self.root} has no pictures in {_named(empty, f'{validation.root.name}/')}: "
+                "validation tells nothing of these classes"
+            )
+        for root in (split.root for split in (train, validation) if split.root.is_dir()):
+            loose = sum(f.name.lower().endswith(ENDINGS) and f.is_file() for f in root.iterdir())
+            if loose:
+                yield f"{root} has pictures outside of its class folders, which are not used: {loose}"
+
+    def _without(self, split: FolderSplit) -> list[str]:
+        """The classes asked for of which it has no picture."""
         names = self.all_class_names
-        if empty := sorted(set(range(len(names))) - set(train.labels.tolist())):
-            raise ValueError(f"data.root={self.root} has no pictures in train/{names[empty[0]]}")
-        if not len(validation):
-            raise ValueError(f"data.root={self.root} has no pictures of these classes in {validation.root.name}/")
+        there = {names[label] for label in split.labels.unique().tolist()}
+        return [name for name in self.class_names if name not in there]
 
 
 def folder_classes(root: str | Path) -> list[str]:
@@ -156,10 +185,22 @@ def folder_classes(root: str | Path) -> list[str]:
     train = Path(root).expanduser() / "train"
     if not train.is_dir():
         raise ValueError(f"data.root={root} must be a folder with train/<class>/ inside; {train} does not exist")
-    names = sorted(d.name for d in train.iterdir() if d.is_dir() and not d.name.startswith("."))
+    names = _subfolders(train)
     if len(names) < 2:
         raise ValueError(
             f"data.root={root} must have at least two class folders in train/, found {len(names)}"
             + (f" ({names[0]})" if names else "")
         )
     return names
+
+
+def _subfolders(folder: Path) -> list[str]:
+    try:
+        return sorted(f.name for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))
+    except OSError as error:
+        raise ValueError(f"cannot list the folder {folder}: {error.strerror or error}") from error
+
+
+def _named(names: Sequence[str], before: str) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(f"{before}{name}" for name in names[:5]) + more

@@ -14,6 +14,7 @@ from data.order import EndlessOrder, Pick
 from data.pixels import Pixels
 from data.split import Batch, Split
 from data.subset import Subset
+from data.survey import Survey
 
 
 def _as_is(batch: Any) -> Any:
@@ -93,13 +94,8 @@ class Pictures(LightningDataModule, ABC):
     def setup(self, stage: str | None = None) -> None:
         if self.train is not None:
             return
-        names = self.class_names
-        if len(names) != self.num_classes:
-            raise ValueError(f"data.num_classes={self.num_classes}, but the pictures have {len(names)} classes")
-        train, validation = self.load()
-        if self.classes is not None or self.fraction < 1:
-            keep = [self.all_class_names.index(name) for name in names]
-            train, validation = Subset(train, keep, self.fraction), Subset(validation, keep)
+        self._check_count()
+        train, validation = self._chosen(*self.load())
         shape = tuple(train.read(0).shape)
         if shape != (self.channels, self.image_size, self.image_size):
             raise ValueError(
@@ -107,6 +103,25 @@ class Pictures(LightningDataModule, ABC):
                 f"but the pictures have shape {shape}"
             )
         self.train, self.validation = train, validation
+
+    def survey(self) -> Survey:
+        """What there is, for `data.inspect`. ValueError for what leaves nothing to look at."""
+        self.prepare_data()
+        self.setup()
+        assert self.train is not None
+        assert self.validation is not None
+        return Survey(self.train, self.validation)
+
+    def _check_count(self) -> None:
+        if (count := len(self.class_names)) != self.num_classes:
+            raise ValueError(f"data.num_classes={self.num_classes}, but the pictures have {count} classes")
+
+    def _chosen(self, train: Split, validation: Split) -> tuple[Split, Split]:
+        """Without the classes and the pictures that were not asked for."""
+        if self.classes is None and self.fraction == 1:
+            return train, validation
+        keep = [self.all_class_names.index(name) for name in self.class_names]
+        return Subset(train, keep, self.fraction), Subset(validation, keep)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         assert self.train is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -42,6 +43,10 @@ class Split(Dataset[Batch], ABC):
     def read(self, index: int) -> Tensor:
         """Picture `index`, uint8 [C, H, W], with nothing random about it."""
         return self.images([Pick(index)])[0]
+
+    def files(self) -> list[Path] | None:
+        """The file of each picture, where pictures have files."""
+        return None
 
     def some(self, limit: int | None = None) -> list[int]:
         """The first `limit` numbers of a fixed shuffle, or all in order."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -31,3 +32,7 @@ class Subset(Split):
 
     def images(self, picks: Sequence[Pick]) -> Tensor:
         return self._whole.images([pick._replace(index=int(self._chosen[pick.index])) for pick in picks])
+
+    def files(self) -> list[Path] | None:
+        files = self._whole.files()
+        return None if files is None else [files[number] for number in self._chosen.tolist()]

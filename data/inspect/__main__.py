@@ -1,0 +1,64 @@
+"""Look at pictures before training on them: `python -m data.inspect data=folder data.root=DIR out=OUT`."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from data import RESOLVERS
+from data.inspect import contact_sheet, examine
+from data.inspect.printed import show
+from dit.cli import entry, plain
+
+
+@entry(
+    "inspect",
+    whole={"seed": 0, "classes_shown": 1, "samples": 1},
+    resolvers=RESOLVERS,
+    configs="../../configs",
+)
+def main(config: DictConfig) -> None:
+    options = plain(config)
+    out = Path(options["out"])
+    if out.is_file():
+        raise ValueError(f"out={out} is a file; give a folder")
+    if (limit := options["limit"]) is not None and (not isinstance(limit, int) or limit < 1):
+        raise ValueError(f"limit must be null or a whole number of at least 1, got {limit!r}")
+    data = instantiate(config.data)
+    survey = data.survey()
+    report = examine(data, survey, limit, _watched) | {"config": options["data"]}
+    sheet = contact_sheet(data, survey.train, options["classes_shown"], options["samples"])
+
+    out.mkdir(parents=True, exist_ok=True)
+    if sheet is not None:
+        sheet.save(out / "contact_sheet.png")
+    with (out / "classes.csv").open("w", newline="") as table:
+        rows = csv.DictWriter(table, ["name", "train", "validation"])
+        rows.writeheader()
+        rows.writerows(report["classes"])
+    # Last, so that its presence says that all the rest is there.
+    (out / "report.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
+    show(report, Console(highlight=False, markup=False, emoji=False))
+    print(f"{out}: report.json, classes.csv" + (", contact_sheet.png" if sheet is not None else ""))
+    if report["refused"]:
+        raise SystemExit(1)
+
+
+def _watched(items: Iterable[Any], total: int, title: str) -> Iterator[Any]:
+    """The items, with a bar and the time that is left on a terminal."""
+    console = Console(stderr=True)
+    columns = TextColumn(title), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        yield from progress.track(items, total=total)
+
+
+if __name__ == "__main__":
+    main()
