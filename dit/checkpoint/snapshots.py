@@ -100,7 +100,7 @@ def reconstruct(run: Path, length: float, step: int | None = None, key: str = "l
     snapshots = list_snapshots(run / SNAPSHOTS)
     if not snapshots:
         raise ValueError(
-            f"{key}={length} needs snapshots in {run / SNAPSHOTS}; train with ema=power to have them written"
+            f"{key}={length} needs snapshots in {run / SNAPSHOTS}; train with averages=power to have them written"
         )
     step = snapshots[-1].step if step is None else step
     used = [snapshot for snapshot in snapshots if snapshot.step <= step]

@@ -31,7 +31,7 @@ class SaveSnapshots(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: DiTModule) -> None:  # type: ignore[override]
         if not isinstance(pl_module.ema, PowerEma):
-            raise ValueError("callbacks.snapshots needs ema=power: averages of constant decays make up no others")
+            raise ValueError("callbacks.snapshots needs averages=power: averages of constant decays make up no others")
         self._later = [s for s in list_snapshots(self.folder) if s.step > pl_module.ema.steps]
         passport = json.loads(json.dumps(pl_module.passport))
         if pl_module.ema.steps == 0 and any(s.stored.passport != passport for s in self._later):

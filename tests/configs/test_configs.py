@@ -91,7 +91,7 @@ def test_every_file_of_every_group_composes_and_builds(group, name, tree, tmp_pa
             assert instantiate(config.scheduler)(optimizer).get_last_lr()[0] > 0
         case "trainer":
             assert instantiate(config.trainer, logger=False).max_steps == config.trainer.max_steps
-        case "ema":
+        case "averages":
             assert isinstance(instantiate(config.ema), Averages)
         case "callbacks":
             assert isinstance(instantiate(config.callbacks)["preview"], Preview)
