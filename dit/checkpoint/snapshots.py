@@ -64,23 +64,20 @@ class Reconstruction:
         return total.float()
 
 
-def write_snapshot(folder: Path, average: dict[str, Tensor], stored: Stored) -> None:
-    """Writes an average that `stored` names, in float16, replacing a file of the same step and length as a whole.
-
-    Half precision halves the disk, and its error is below that of a fit (docs/ema.md); what it cannot hold stays
-    float32.
-    """
+def write_snapshot(folder: Path, average: dict[str, Tensor], stored: Stored, dtype: torch.dtype) -> None:
+    """Writes an average that `stored` names, rounded to `dtype` but for tensors with values beyond its range, replacing
+    a file of the same step and length as a whole."""
     folder.mkdir(parents=True, exist_ok=True)
     name = f"step_{stored.step:07d}_{stored.weights.removeprefix('ema ').replace(' ', '_')}.safetensors"
     with whole(folder / name) as file:
-        save_file({name: _half(tensor).contiguous() for name, tensor in average.items()}, file, stored.metadata)
+        save_file({name: _rounded(tensor, dtype) for name, tensor in average.items()}, file, stored.metadata)
         with file.open("rb+") as written:
             os.fsync(written.fileno())
 
 
-def _half(tensor: Tensor) -> Tensor:
-    half = tensor.half()
-    return half.cpu() if bool(half.isfinite().all()) else tensor.cpu()
+def _rounded(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    rounded = tensor.to(dtype)
+    return (rounded if bool(rounded.isfinite().all()) else tensor).cpu().contiguous()
 
 
 def list_snapshots(folder: Path) -> list[Snapshot]:

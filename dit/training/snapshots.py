@@ -6,6 +6,7 @@ import json
 import logging
 from pathlib import Path
 
+import torch
 from lightning import Callback, Trainer
 from torch.distributed.tensor import DTensor
 
@@ -22,12 +23,16 @@ class SaveSnapshots(Callback):
     A run that goes on from an earlier step makes the later snapshots again, the same bit for bit where nothing was
     changed; they are removed first, so that `folder` never mixes two courses of a run. Snapshots of another run are
     refused before training.
+
+    dtype: "float16", as EDM2, or "float32"; sums of snapshots multiply what rounding lost (docs/ema.md).
     """
 
-    def __init__(self, folder: str, every_n_steps: int):
+    def __init__(self, folder: str, every_n_steps: int, dtype: str = "float16"):
         if every_n_steps < 1:
             raise ValueError(f"callbacks.snapshots.every_n_steps must be at least 1, got {every_n_steps}")
-        self.folder, self.every_n_steps = Path(folder), every_n_steps
+        if dtype not in ("float16", "float32"):
+            raise ValueError(f"callbacks.snapshots.dtype must be float16 or float32, got {dtype!r}")
+        self.folder, self.every_n_steps, self.dtype = Path(folder), every_n_steps, getattr(torch, dtype)
 
     def on_fit_start(self, trainer: Trainer, pl_module: DiTModule) -> None:  # type: ignore[override]
         if not isinstance(pl_module.ema, PowerEma):
@@ -67,4 +72,5 @@ class SaveSnapshots(Callback):
             # Sharded averages are gathered by all processes together, one average at a time.
             whole = {key: t.full_tensor() if isinstance(t, DTensor) else t for key, t in average.items()}
             if trainer.is_global_zero:
-                write_snapshot(self.folder, whole, Stored(pl_module.passport, f"ema {name}", trainer.global_step))
+                stored = Stored(pl_module.passport, f"ema {name}", trainer.global_step)
+                write_snapshot(self.folder, whole, stored, self.dtype)
