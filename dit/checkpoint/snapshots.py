@@ -96,7 +96,9 @@ def reconstruct(run: Path, length: float, step: int | None = None, key: str = "l
     check_length(key, length)
     snapshots = list_snapshots(run / SNAPSHOTS)
     if not snapshots:
-        raise ValueError(f"{key}={length} needs snapshots in {run / SNAPSHOTS}; training with averages=power writes them")
+        raise ValueError(
+            f"{key}={length} needs snapshots in {run / SNAPSHOTS}; training with averages=power writes them"
+        )
     step = snapshots[-1].step if step is None else step
     used = [snapshot for snapshot in snapshots if snapshot.step <= step]
     if not used:

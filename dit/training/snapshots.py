@@ -24,10 +24,11 @@ class SaveSnapshots(Callback):
     changed; they are removed first, so that `folder` never mixes two courses of a run. Snapshots of another run are
     refused before training.
 
-    dtype: "float16", as EDM2, or "float32"; sums of snapshots multiply what rounding lost (docs/ema.md).
+    dtype: "float32", or "float16" (as EDM2) for half the disk; sums of snapshots multiply what rounding lost
+    (docs/ema.md).
     """
 
-    def __init__(self, folder: str, every_n_steps: int, dtype: str = "float16"):
+    def __init__(self, folder: str, every_n_steps: int, dtype: str = "float32"):
         if every_n_steps < 1:
             raise ValueError(f"callbacks.snapshots.every_n_steps must be at least 1, got {every_n_steps}")
         if dtype not in ("float16", "float32"):

@@ -214,7 +214,9 @@ def test_a_torn_snapshot_is_named(ran, tmp_path):
     shutil.copytree(ran / "ema", tmp_path / "ema")
     file = tmp_path / "ema/step_0000050_length_0.1.safetensors"
     file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(ValueError, match=r"snapshot=.*step_0000050_length_0\.1\.safetensors cannot be read \(1,000 bytes"):
+    with pytest.raises(
+        ValueError, match=r"snapshot=.*step_0000050_length_0\.1\.safetensors cannot be read \(1,000 bytes"
+    ):
         reconstruct(tmp_path, 0.07)
 
 
@@ -224,7 +226,9 @@ def test_the_callback_refuses_what_it_cannot_do(tmp_path):
     with pytest.raises(ValueError, match=r"callbacks\.snapshots\.dtype must be float16 or float32, got 'int8'"):
         SaveSnapshots(str(tmp_path), 1, "int8")
     data = digits()
-    with pytest.raises(ValueError, match=r"callbacks\.snapshots needs averages=power: averages of constant decays make"):
+    with pytest.raises(
+        ValueError, match=r"callbacks\.snapshots needs averages=power: averages of constant decays make"
+    ):
         trainer(tmp_path, 1, [SaveSnapshots(str(tmp_path), 1)]).fit(module(data, ema=Ema([0.9])), data)
 
 
@@ -264,7 +268,9 @@ def test_a_checkpoint_in_its_run_folder_has_every_length(ran, tmp_path):
     with pytest.raises(ValueError, match=r"weights must be ema, raw or one of length 0\.05, length 0\.1, got 'x'"):
         load(last, "x")
     shutil.copy(last, tmp_path / "alone.ckpt")
-    with pytest.raises(ValueError, match=r"weights=0\.07 needs snapshots in .*; training with averages=power writes them"):
+    with pytest.raises(
+        ValueError, match=r"weights=0\.07 needs snapshots in .*; training with averages=power writes them"
+    ):
         load(tmp_path / "alone.ckpt", 0.07)
 
 

@@ -141,7 +141,9 @@ def test_bad_lengths_are_refused():
         with pytest.raises(ValueError, match=r"ema\.lengths must be a list of one or more numbers, got"):
             PowerEma(bad)
     for bad in (0, -0.1, 0.3, math.nan, "x", True):
-        with pytest.raises(ValueError, match=r"ema\.lengths must be a share of the run above 0 and at most 0\.2887, got"):
+        with pytest.raises(
+            ValueError, match=r"ema\.lengths must be a share of the run above 0 and at most 0\.2887, got"
+        ):
             PowerEma([0.05, bad])
     with pytest.raises(ValueError, match=r"ema\.lengths must differ, got \[0\.1, 0\.1\]"):
         PowerEma([0.1, 0.1])
