@@ -1,7 +1,7 @@
 """How near averages made up of snapshots come to averages that were tracked: `python -m benchmarks.posthoc_ema`.
 
-A small DiT learns digits for 400 steps while nine lengths are tracked; snapshots of two of them make up the others. Errors
-are norms of differences of all weights, as shares of the norm of the weights.
+A small DiT learns digits for 400 steps while nine lengths are tracked; snapshots of two of them make up the others.
+Errors are norms of differences of all weights, as shares of the norm of the weights.
 """
 
 from __future__ import annotations
