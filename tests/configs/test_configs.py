@@ -93,6 +93,7 @@ def test_every_file_of_every_group_composes_and_builds(group, name, tree, tmp_pa
             assert instantiate(config.trainer, logger=False).max_steps == config.trainer.max_steps
         case "averages":
             assert isinstance(instantiate(config.ema), Averages)
+            assert ("snapshots" in instantiate(config.callbacks)) is (name == "power")
         case "callbacks":
             assert isinstance(instantiate(config.callbacks)["preview"], Preview)
         case "logger":
