@@ -6,17 +6,29 @@ Checkpoints of others come in and ours go out here too; `python -m dit.checkpoin
 from dit.checkpoint.exporting import export_diffusers, export_safetensors
 from dit.checkpoint.importing import import_checkpoint, import_loaded
 from dit.checkpoint.load import Loaded, check_resume, load, load_denoiser, read
-from dit.checkpoint.passport import same_normalisation
+from dit.checkpoint.passport import Stored, same_normalisation
+from dit.checkpoint.power import check_length, gamma
+from dit.checkpoint.snapshots import SNAPSHOTS, list_snapshots, reconstruct, write_snapshot
+from dit.checkpoint.writing import check_out, whole
 
 __all__ = [
+    "SNAPSHOTS",
     "Loaded",
+    "Stored",
+    "check_length",
+    "check_out",
     "check_resume",
     "export_diffusers",
     "export_safetensors",
+    "gamma",
     "import_checkpoint",
     "import_loaded",
+    "list_snapshots",
     "load",
     "load_denoiser",
     "read",
+    "reconstruct",
     "same_normalisation",
+    "whole",
+    "write_snapshot",
 ]

@@ -9,9 +9,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dit.checkpoint.exporting import check_out, export_diffusers, export_safetensors
+from dit.checkpoint.exporting import export_diffusers, export_safetensors
 from dit.checkpoint.importing import SOURCES, import_loaded
 from dit.checkpoint.load import Loaded, load
+from dit.checkpoint.writing import check_out
 
 _WIDTH = 100  # of a table's second column
 
@@ -57,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     give.add_argument("--vae", type=Path, help="folder of the autoencoder to put beside it, for diffusers")
     give.set_defaults(command=_export)
     for command in (inspect, take, give):
-        command.add_argument("--weights", default="ema", help="ema (the default), raw, or an average's decay")
+        command.add_argument("--weights", default="ema", help="ema (the default), raw, or an average's decay or length")
     return parser
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import pickle
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,18 +14,20 @@ from torch import Tensor
 
 from dit.checkpoint.differences import check_names
 from dit.checkpoint.passport import read_safetensors
+from dit.checkpoint.snapshots import reconstruct
 from dit.diffusion import Denoiser, path_from_spec
 from dit.model import DiT
 
 AS_GIVEN = "as given"  # weights of which their file does not say whether they are averages
 
+_LENGTH = "length "  # begins the names of power-function averages
 _ENTRIES = ("state_dict", "ema", "passport")
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A network ready to sample, with its passport. `weights` says which it has: "raw" or "ema <decay>"; of an imported
-    one also "ema", or "as given" where its file does not say."""
+    """A network ready to sample, with its passport. `weights` says which it has: "raw", "ema <decay>" or "ema length
+    <length>"; of an imported one also "ema", or "as given" where its file does not say."""
 
     network: DiT
     denoiser: Denoiser
@@ -86,12 +88,18 @@ def _label(given: int | str, names: list[str]) -> int:
     raise ValueError(f"classes must be labels 0 to {len(names) - 1} or names of {shown}; got {given!r}")
 
 
-def load(file: str | Path, weights: str = "ema", device: str | torch.device = "cpu", key: str = "checkpoint") -> Loaded:
+def load(
+    file: str | Path,
+    weights: str | float = "ema",
+    device: str | torch.device = "cpu",
+    key: str = "checkpoint",
+) -> Loaded:
     """Rebuild network and denoiser from a training checkpoint, in evaluation mode on `device`; or from a .safetensors
     file that `export_safetensors` wrote.
 
-    weights: "ema" (the first decay), "raw", or one of the decays, such as "0.999". An exported file has one set of
-    weights, which "ema" takes, whatever it is. key: the setting to blame.
+    weights: "ema" (the first average), "raw", or one of the decays or lengths, such as "0.999"; also a length that was
+    not tracked, which is made up of the snapshots of the run, if the checkpoint lies in a folder of it. An exported
+    file has one set of weights, which "ema" takes, whatever it is. key: the setting to blame.
 
     Raises ValueError, in one sentence, for a file that is missing, truncated, of another kind, or without `weights`.
     """
@@ -101,23 +109,39 @@ def load(file: str | Path, weights: str = "ema", device: str | torch.device = "c
         check_weights(weights, stored.weights)
         return build(state, stored.passport, stored.weights, stored.step, device)
     contents = read(file, key)
-    averages = contents["ema"]["averages"]
-    decays = list(averages)
+    averages, step = contents["ema"]["averages"], contents.get("global_step", 0)
+    chosen = next(iter(averages)) if weights == "ema" else _named(weights, averages)
     if weights == "raw":
         prefix = "network."
         state = {k.removeprefix(prefix): v for k, v in contents["state_dict"].items() if k.startswith(prefix)}
-    elif weights == "ema" or str(weights) in averages:
-        chosen = decays[0] if weights == "ema" else str(weights)
+    elif chosen is not None:
         state, weights = averages[chosen], f"ema {chosen}"
+    elif any(name.startswith(_LENGTH) for name in averages) and _number(weights) is not None:
+        run = Path(file).resolve().parent.parent
+        made = reconstruct(run, float(weights), step, key="weights")
+        state, weights = made.state(), made.stored.weights
     else:
-        raise ValueError(f"weights must be ema, raw or one of {', '.join(decays)}, got {weights!r}")
-    return build(state, contents["passport"], weights, contents.get("global_step", 0), device)
+        raise ValueError(f"weights must be ema, raw or one of {', '.join(averages)}, got {weights!r}")
+    return build(state, contents["passport"], str(weights), step, device)
 
 
-def check_weights(asked: str, stored: str) -> None:
+def _named(weights: str | float, names: Iterable[str]) -> str | None:
+    """The average that is meant: by its name, or by its number however it is written."""
+    asked = {str(weights), str(_number(weights)), f"{_LENGTH}{_number(weights)}"}
+    return next((name for name in names if name in asked), None)
+
+
+def _number(weights: str | float) -> float | None:
+    try:
+        return float(weights)
+    except ValueError:
+        return None
+
+
+def check_weights(asked: str | float, stored: str) -> None:
     """ValueError where a file that holds the weights `stored` alone was `asked` for others."""
     allowed = ["ema"] if stored in ("ema", AS_GIVEN) else ["ema", stored.removeprefix("ema ")]
-    if str(asked) not in allowed:
+    if _named(asked, allowed) is None:
         raise ValueError(f"weights must be {' or '.join(allowed)} where a file has one set ({stored}), got {asked!r}")
 
 
@@ -147,7 +171,7 @@ def build(
     return Loaded(network, denoiser, passport, weights, step)
 
 
-def load_denoiser(file: str | Path, weights: str = "ema") -> Denoiser:
+def load_denoiser(file: str | Path, weights: str | float = "ema") -> Denoiser:
     """The denoiser of a checkpoint alone, for rules that guide with a second network; see `load`."""
     return load(file, weights, key="guidance.weak.file").denoiser
 

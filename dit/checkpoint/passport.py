@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,32 +35,52 @@ def same_normalisation(a: dict[str, Any], b: dict[str, Any]) -> bool:
     return {"vae_hash": b.get("vae_hash"), **a} == {"vae_hash": a.get("vae_hash"), **b}
 
 
+def read_stored(file: Path, key: str) -> Stored:
+    """What is written beside the weights of an existing file that we wrote; they are not read. ValueError else."""
+    with _opened(file, key) as opened:
+        return _ours(_stored(opened, file, key), file, key)
+
+
 def read_safetensors(file: Path, key: str) -> tuple[Stored, dict[str, Tensor]]:
     """The passport and the weights of an existing file that we wrote. ValueError, blaming the setting `key`, else."""
     stored, tensors = open_safetensors(file, key)
-    if stored is None:
-        raise ValueError(
-            f"{key}={file} is of another kind: it has no passport in its metadata as python -m dit.checkpoint writes it"
-        )
-    return stored, tensors
+    return _ours(stored, file, key), tensors
 
 
 def open_safetensors(file: Path, key: str) -> tuple[Stored | None, dict[str, Tensor]]:
     """The weights of an existing file on the CPU, and its passport if it is ours. ValueError where it is no such
     file."""
+    with _opened(file, key) as opened:
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        return _stored(opened, file, key), tensors
+
+
+@contextmanager
+def _opened(file: Path, key: str) -> Iterator[safe_open]:
     try:
         with safe_open(file, framework="pt") as opened:
-            metadata = opened.metadata() or {}
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            yield opened
     except PermissionError as error:
         raise ValueError(f"{key}={file} cannot be read: {error.strerror}") from error
     except (SafetensorError, OSError) as error:
         raise ValueError(
             f"{key}={file} cannot be read ({file.stat().st_size:,} bytes): it is truncated or no safetensors file"
         ) from error
+
+
+def _stored(opened: safe_open, file: Path, key: str) -> Stored | None:
+    metadata = opened.metadata() or {}
     if _KEY not in metadata:
-        return None, tensors
+        return None
     try:
-        return Stored(**json.loads(metadata[_KEY])), tensors
+        return Stored(**json.loads(metadata[_KEY]))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{key}={file} has a passport that this version cannot read: {error}") from error
+
+
+def _ours(stored: Stored | None, file: Path, key: str) -> Stored:
+    if stored is None:
+        raise ValueError(
+            f"{key}={file} is of another kind: it has no passport in its metadata as python -m dit.checkpoint writes it"
+        )
+    return stored

@@ -1,20 +1,24 @@
 """LIGHTNING GLUE. Thin: knows all of dit, but no Hydra and no particular logger."""
 
 from dit.training.checkpoints import RenamedCheckpointIO, SaveCheckpoint
-from dit.training.ema import Ema
+from dit.training.ema import Averages, Ema, PowerEma
 from dit.training.finetune import start_from
 from dit.training.module import DiTModule
 from dit.training.preview import Preview
 from dit.training.progress import TrainingProgress
+from dit.training.snapshots import SaveSnapshots
 from dit.training.validation import LevelLoss
 
 __all__ = [
+    "Averages",
     "DiTModule",
     "Ema",
     "LevelLoss",
+    "PowerEma",
     "Preview",
     "RenamedCheckpointIO",
     "SaveCheckpoint",
+    "SaveSnapshots",
     "TrainingProgress",
     "start_from",
 ]

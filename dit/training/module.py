@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from dit.checkpoint import same_normalisation
 from dit.diffusion import Denoiser, GaussianPath, Kind, Loss, TimeDistribution
 from dit.model import DiT
-from dit.training.ema import Ema
+from dit.training.ema import Averages
 from dit.training.validation import LevelLoss
 
 
@@ -38,7 +38,7 @@ class DiTModule(LightningModule):
         loss: Loss,
         optimizer: Callable[[Iterator[nn.Parameter]], Optimizer],
         scheduler: Callable[[Optimizer], LRScheduler],
-        ema: Ema,
+        ema: Averages,
         facts: dict[str, Any],
         config: dict[str, Any] | None = None,
         seed: int = 0,

@@ -19,7 +19,7 @@ from dit.diffusion import DiscreteVP, GaussianPath, LinearFlow, Loss, TimeDistri
 from dit.model import DiT
 from dit.solvers import Guidance, Sampler, Solver, make_grid
 from dit.solvers.sample import describe
-from dit.training import Ema, LevelLoss
+from dit.training import Averages, LevelLoss
 from dit.training.preview import Preview
 from tests.data.test_data import tree  # noqa: F401
 
@@ -92,8 +92,9 @@ def test_every_file_of_every_group_composes_and_builds(group, name, tree, made, 
             assert instantiate(config.scheduler)(optimizer).get_last_lr()[0] > 0
         case "trainer":
             assert instantiate(config.trainer, logger=False).max_steps == config.trainer.max_steps
-        case "ema":
-            assert isinstance(instantiate(config.ema), Ema)
+        case "averages":
+            assert isinstance(instantiate(config.ema), Averages)
+            assert ("snapshots" in instantiate(config.callbacks)) is (name == "power")
         case "callbacks":
             assert isinstance(instantiate(config.callbacks)["preview"], Preview)
         case "logger":

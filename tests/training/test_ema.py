@@ -45,7 +45,7 @@ def test_warmup_one_is_the_plain_mean_until_the_decay_takes_over():
     assert run(Ema([0.999], warmup=1), list(range(31)))["0.999"] == pytest.approx(15.0, rel=1e-5)
     ema = Ema([0.5], warmup=1)
     run(ema, [0.0] * 10)
-    assert ema.decay_now(0.5) == 0.5
+    assert ema.decay_now("0.5") == 0.5
 
 
 def test_averages_are_float32_whatever_the_network_is():
@@ -70,7 +70,7 @@ def test_applied_gives_back_the_weights_also_when_the_body_raises():
     network.requires_grad_(False)
     with ema.applied(network):
         assert float(network.bias) == pytest.approx(5.2)
-    with ema.applied(network, 0.5):
+    with ema.applied(network, "0.5"):
         assert float(network.bias) == pytest.approx(6.0)
     with pytest.raises(RuntimeError, match="on purpose"), ema.applied(network):
         raise RuntimeError("on purpose")
