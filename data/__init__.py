@@ -1,5 +1,6 @@
 """THE PICTURES (code, not files): Lightning data modules that tell their own facts."""
 
+from data.augment import Karras
 from data.cifar import Cifar
 from data.codec import codec_from_spec
 from data.digits import Digits
@@ -17,6 +18,7 @@ __all__ = [
     "Cifar",
     "Digits",
     "Folder",
+    "Karras",
     "Latents",
     "Pictures",
     "Pixels",
