@@ -46,11 +46,10 @@ class Karras:
         for key in ("x_flip", "y_flip"):
             if not isinstance(getattr(self, key), bool):
                 raise ValueError(f"data.augment.{key} must be true or false, got {getattr(self, key)!r}")
-        limits = {"probability": 1, "scale": 1, "rotation": 1, "anisotropy": 1, "translation": 1}
-        for key, most in limits.items():
+        for key in ("probability", "scale", "rotation", "anisotropy", "translation"):
             value = getattr(self, key)
-            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= most:
-                raise ValueError(f"data.augment.{key} must be in [0, {most}], got {value!r}")
+            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:
+                raise ValueError(f"data.augment.{key} must be in [0, 1], got {value!r}")
 
     def __call__(self, images: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
         """images [B, C, S, S] in model space, and of each the number [B] int64 that decides; the pictures as changed
@@ -91,6 +90,8 @@ class Karras:
         images = torch.where(x_flip, images.flip(-1), images)  # [B, C, S, S]
         images = torch.where(y_flip, images.flip(-2), images)  # [B, C, S, S]
         rows = (condition[:, 2:] != 0).any(1).nonzero().flatten()  # [n]
+        if not len(rows):
+            return images  # [B, C, S, S]
         moved = images.index_select(0, rows)  # [n, C, S, S]
         grid = F.affine_grid(self._sources(condition[rows]).to(images), list(moved.shape), align_corners=False)
         moved = F.grid_sample(moved, grid, mode="bicubic", padding_mode="reflection", align_corners=False)

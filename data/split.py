@@ -98,6 +98,9 @@ class InMemory(Split):
     def images(self, picks: Sequence[Pick]) -> Tensor:
         return self._gather(Picks.of(picks))
 
+    def __getitems__(self, picks: Sequence[Pick]) -> Batch:
+        return self.batch(Picks.of(picks))
+
     def batch(self, picks: Picks) -> Batch:
         """The batch of picks that lie on the same device."""
         return Batch(self._gather(picks), self.labels[picks.index], picks.index, picks.draws)
