@@ -60,7 +60,7 @@ class Pictures(LightningDataModule, ABC):
             raise ValueError(f"data.fraction must be above 0 and at most 1, got {fraction!r}")
         if storage is not None and storage not in self.storages:
             raise ValueError(
-                f"data.storage of {type(self).__name__} must be {' or '.join(self.storages)}, got {storage!r}"
+                f"data.storage of {type(self).__name__} must be one of {', '.join(self.storages)}, got {storage!r}"
             )
         if augment is not None and not self.augmentable:
             raise ValueError(f"data.augment must be null: {type(self).__name__} has no pixels that could be moved")
