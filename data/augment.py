@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -110,11 +110,6 @@ class Karras:
         linear = shrink * turn @ _matrix(same - x, -y, -y, same + x)  # [n, 2, 2]
         offset = 2 * self.translation * torch.stack([right, down], dim=1)[..., None]  # [n, 2, 1]
         return torch.cat([linear, -linear @ offset], dim=2)  # [n, 2, 3]
-
-    @property
-    def spec(self) -> dict[str, Any]:
-        """In plain containers, for checkpoints."""
-        return {"name": type(self).__name__, **asdict(self)}
 
 
 def _matrix(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:

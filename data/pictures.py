@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -183,14 +184,15 @@ class Pictures(LightningDataModule, ABC):
         chosen = {"classes": self.classes, "fraction": self.fraction}
         counted = {"pictures": len(self.train) if self.train is not None else 0}
         settings = {"batch_size": self.batch_size, "seed": self.seed, "mirror": self.mirror, "accumulated": accumulated}
-        done = {"augment": None if self.augment is None else self.augment.spec}
-        return settings | chosen | counted | done
+        done = {} if self.augment is None else {f"augment.{key}": value for key, value in asdict(self.augment).items()}
+        named = {"augment": None if self.augment is None else type(self.augment).__name__}
+        return settings | chosen | counted | named | done
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         for key, mine in self.state_dict().items():
             if state_dict.get(key, mine) != mine:  # a checkpoint of an older version knows fewer
                 name = "trainer.accumulate_grad_batches" if key == "accumulated" else f"data.{key}"
-                why = "show other pictures" if key == "augment" else "repeat or skip pictures"
+                why = "show other pictures" if key.startswith("augment") else "repeat or skip pictures"
                 raise ValueError(
                     f"cannot resume with {name}={mine}: the checkpoint was trained with {state_dict[key]}, and another "
                     f"value would {why}"

@@ -165,7 +165,7 @@ class DiT(nn.Module):
         label = self.label_embed(labels, len(x), drop)  # [B, W]
         moment = self.time_embed(time)  # [B, W]
         if self.augment_embed is not None and augment is not None:
-            moment = moment + self.augment_embed(augment.to(moment.dtype))  # [B, W]
+            moment = moment + self.augment_embed(augment.to(self.augment_embed.weight.dtype))  # [B, W]
         condition = self.conditioning(moment, label)
         for index, block in enumerate(self.blocks):
             if index == 0 and condition.tokens is not None:

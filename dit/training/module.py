@@ -20,7 +20,7 @@ from dit.training.ema import Ema
 from dit.training.validation import LevelLoss
 
 
-class Pictures(Protocol):
+class Batch(Protocol):
     """A batch of any data: images [B, C, H, W] in model space, labels [B], their numbers [B] in the split, and how they
     were augmented [B, dim], if they were."""
 
@@ -99,7 +99,7 @@ class DiTModule(LightningModule):
     def on_fit_start(self) -> None:
         self.ema.attach(self.network)
 
-    def training_step(self, pictures: Pictures, batch_idx: int) -> Tensor:
+    def training_step(self, pictures: Batch, batch_idx: int) -> Tensor:
         x0, index = pictures.images, pictures.index  # [B, C, H, W], [B]
         conditions = {} if pictures.augmentation is None else {"augment": pictures.augmentation}  # [B, dim]
         batch, accumulated = self.trainer.fit_loop.total_batch_idx, self.trainer.accumulate_grad_batches
@@ -142,7 +142,7 @@ class DiTModule(LightningModule):
         super().optimizer_step(*args, **kwargs)
         self.ema.update(self.network)
 
-    def validation_step(self, pictures: Pictures, batch_idx: int) -> None:
+    def validation_step(self, pictures: Batch, batch_idx: int) -> None:
         x0, labels, index = pictures.images, pictures.labels, pictures.index  # [B, C, H, W], [B], [B]
         for name, weights in (("val", self.ema_weights()), ("val_raw", nullcontext())):
             with weights:

@@ -89,8 +89,10 @@ def condition(count=6, **columns):
     return told
 
 
-def test_pictures_that_are_not_moved_keep_every_bit():
-    x, karras = pictures(), Karras()
+@pytest.mark.parametrize("side", [8, 21, 28, 33])
+def test_pictures_that_are_not_moved_keep_every_bit(side):
+    """At sides that are no power of two a resampling at the points themselves would not."""
+    x, karras = pictures(side=side), Karras()
     assert torch.equal(karras.transform(x, condition()), x)
     assert torch.equal(karras.transform(x, condition(x_flip=1)), x.flip(-1))
     assert torch.equal(karras.transform(x, condition(y_flip=1)), x.flip(-2))
@@ -145,6 +147,8 @@ def waves(side=64):
         ({"stretch_x": -5.0}, lambda x, y: (2 * x, y / 2)),
         # Along the diagonal: x + y halves, x - y doubles.
         ({"stretch_y": 5.0}, lambda x, y: ((x + y) / 4 + (x - y), (x + y) / 4 - (x - y))),
+        # Turned to the left, then stretched: what was above is then twice as far to the left.
+        ({"cos": -1.0, "sin": 1.0, "stretch_x": 5.0}, lambda x, y: (-2 * y, x / 2)),
         # First scaled, then turned to the left, then moved by a quarter of the side to the right.
         ({"scale": 5.0, "cos": -1.0, "sin": 1.0, "right": 2.0}, lambda x, y: (-y / 2, (x - 0.5) / 2)),
     ],
