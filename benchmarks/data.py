@@ -1,6 +1,7 @@
 """How fast pictures come: `python -m benchmarks.data` measures our loaders beside torchvision's in one run.
 
-Batches of 128 in model space, mirrored at random, on the CPU. Pictures in memory are of CIFAR's sizes, files are JPEGs
+Batches of 128 in model space, mirrored at random, on the CPU, which is also the device where `storage=device` and
+augmentation say so. Pictures in memory are of CIFAR's sizes, files are JPEGs
 of 500 x 375 resized to 256; both are made up. Rounds alternate between the loaders, so that a machine whose speed
 drifts favours none; what workers made while they were not watched is not counted.
 """
@@ -23,7 +24,7 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import CIFAR10, ImageFolder
 
-from data import Folder, Pictures, Synthetic
+from data import Folder, Karras, Pictures, Synthetic
 
 BATCH = 128
 FILES, WIDTH, HEIGHT, SIZE = 512, 500, 375, 256
@@ -35,7 +36,13 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     with tempfile.TemporaryDirectory() as folder:
         write_files(Path(folder))
-        memory = {"ours, in memory": ours(Synthetic(pictures=50_000, **CIFAR)), **torchvision_cifar()}
+        memory = {"ours, in memory": ours(Synthetic(pictures=50_000, **CIFAR))}
+        memory["ours, on the device"] = ours(Synthetic(pictures=50_000, storage="device", **CIFAR))
+        augmented = {**CIFAR, "mirror": False, "augment": Karras()}
+        memory["ours, on the device, Karras augmentation"] = ours(
+            Synthetic(pictures=50_000, storage="device", **augmented)
+        )
+        memory |= torchvision_cifar()
         show(memory, rounds, batches=60, base="torchvision CIFAR10, 0 workers")
         files = {}
         for workers in (1, 2):
@@ -65,7 +72,10 @@ def write_files(folder: Path) -> None:
 def ours(data: Pictures) -> Iterator[torch.Tensor]:
     data.setup()
     loop = SimpleNamespace(total_batch_idx=-1)
-    data.trainer = SimpleNamespace(world_size=1, global_rank=0, accumulate_grad_batches=1, fit_loop=loop)
+    strategy = SimpleNamespace(root_device=torch.device("cpu"))
+    data.trainer = SimpleNamespace(
+        world_size=1, global_rank=0, accumulate_grad_batches=1, fit_loop=loop, strategy=strategy
+    )
     return (data.on_after_batch_transfer(batch, 0).images for batch in data.train_dataloader())
 
 

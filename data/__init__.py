@@ -1,5 +1,6 @@
 """THE PICTURES (code, not files): Lightning data modules that tell their own facts."""
 
+from data.augment import Karras
 from data.autoencoder import Autoencoder, LatentCodec
 from data.cifar import Cifar
 from data.codec import codec_from_spec
@@ -19,6 +20,7 @@ __all__ = [
     "Cifar",
     "Digits",
     "Folder",
+    "Karras",
     "LatentCodec",
     "Latents",
     "Pictures",

@@ -30,6 +30,8 @@ class Cifar(Pictures):
     root: where the archive is, or is put; download: fetch it if it is not there.
     """
 
+    storages = ("memory", "device")
+
     def __init__(self, root: str, num_classes: int, download: bool = True, **pictures: Any):
         super().__init__(num_classes=num_classes, **pictures)
         if num_classes not in (10, 100):

@@ -16,6 +16,8 @@ class Digits(Pictures):
     The 17 ink levels 0 ... 16 become bytes 0 ... 255.
     """
 
+    storages = ("memory", "device")
+
     @property
     def all_class_names(self) -> list[str]:
         return [str(digit) for digit in range(10)]

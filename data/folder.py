@@ -97,6 +97,8 @@ class Folder(Pictures):
         for key, value, known in (("crop", crop, CROPS), ("on_error", on_error, ("raise", "skip"))):
             if value not in known:
                 raise ValueError(f"data.{key} must be one of {', '.join(known)}, got {value!r}")
+        if crop == "random_resized" and self.storage != "disk":
+            raise ValueError(f"data.crop=random_resized needs data.storage=disk; {self.storage} keeps one crop of each")
         self.root, self.crop, self.on_error = Path(root).expanduser(), crop, on_error
 
     @property

@@ -1,18 +1,20 @@
-"""What every data module is: labelled uint8 pictures, a global batch size, and facts the model is built from."""
+"""What every data module is: labelled pictures, a global batch size, and facts the model is built from."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
+from data.augment import Karras
 from data.order import EndlessOrder, Pick
 from data.pixels import Pixels
-from data.split import Batch, Split
+from data.split import Batch, InMemory, Numbers, Picks, Split
 from data.subset import Subset
 from data.survey import Survey
 
@@ -28,8 +30,13 @@ class Pictures(LightningDataModule, ABC):
     against the pictures in `setup`. batch_size is global: over all ranks and accumulated micro-batches of one
     optimiser step. mirror: random horizontal flips in training. validation_images: the first so many of a fixed
     shuffle of the validation split. seed: of the data order. classes: names of those to keep, all if None; fraction:
-    the share of the training pictures of each class to keep.
+    the share of the training pictures of each class to keep. augment: what is done to training pictures on the device,
+    told to the network. storage: where training pictures live, "disk", "memory" or "device"; by default the first of
+    `storages`. The batches of all three are equal to the bit.
     """
+
+    storages: tuple[str, ...] = ("disk", "memory", "device")  # those that a kind of data has, its default first
+    augmentable = True  # what the codec encodes are pictures that can be turned
 
     def __init__(
         self,
@@ -44,6 +51,8 @@ class Pictures(LightningDataModule, ABC):
         validation_batch_size: int = 128,
         classes: Sequence[str] | None = None,
         fraction: float = 1.0,
+        augment: Karras | None = None,
+        storage: str | None = None,
     ):
         super().__init__()
         for key, value in {"image_size": image_size, "channels": channels, "batch_size": batch_size}.items():
@@ -51,6 +60,17 @@ class Pictures(LightningDataModule, ABC):
                 raise ValueError(f"data.{key} must be a whole number of at least 1, got {value!r}")
         if not isinstance(fraction, int | float) or not 0 < fraction <= 1:
             raise ValueError(f"data.fraction must be above 0 and at most 1, got {fraction!r}")
+        if storage is not None and storage not in self.storages:
+            raise ValueError(
+                f"data.storage of {type(self).__name__} must be one of {', '.join(self.storages)}, got {storage!r}"
+            )
+        if augment is not None and not self.augmentable:
+            raise ValueError(f"data.augment must be null: {type(self).__name__} has no pixels that could be moved")
+        if augment is not None and augment.x_flip and mirror:
+            raise ValueError(
+                "data.mirror=true hides the flips that data.augment.x_flip=true tells the network of; set one to false"
+            )
+        self.augment, self.storage = augment, self.storages[0] if storage is None else storage
         self.classes, self.fraction = None if classes is None else [str(name) for name in classes], fraction
         self.image_size, self.channels, self.num_classes = image_size, channels, num_classes
         self.batch_size, self.seed, self.mirror, self.num_workers = batch_size, seed, mirror, num_workers
@@ -58,6 +78,7 @@ class Pictures(LightningDataModule, ABC):
         self.codec = Pixels()
         self.train: Split | None = None
         self.validation: Split | None = None
+        self._resident: InMemory | None = None
 
     @property
     @abstractmethod
@@ -83,12 +104,14 @@ class Pictures(LightningDataModule, ABC):
     @property
     def facts(self) -> dict[str, Any]:
         """What a checkpoint must know about the pictures, in plain containers."""
+        told = {} if self.augment is None else {"augment_dim": self.augment.dim}
         return {
             "image_size": self.image_size,
             "channels": self.channels,
             "num_classes": self.num_classes,
             "class_names": self.class_names,
             "normalisation": self.codec.spec,
+            **told,
         }
 
     def setup(self, stage: str | None = None) -> None:
@@ -142,21 +165,30 @@ class Pictures(LightningDataModule, ABC):
             # Lightning has restored its loops by now: a resumed run goes on with the next batch.
             start=self.trainer.fit_loop.total_batch_idx + 1,
         )
-        return self._loader(self.train, order)
+        # Not in `setup`: whoever only looks at some pictures, as evaluate.py does, need not decode all.
+        match self.storage:
+            case "disk":
+                return self._loader(self.train, order, self.num_workers)
+            case "memory":
+                return self._loader(self.train.in_memory(), order, self.num_workers)
+            case _:
+                self._resident = self.train.in_memory().to(self.trainer.strategy.root_device)
+                return self._loader(Numbers(), order, num_workers=0)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         assert self.validation is not None
         size = self.validation_batch_size
         picks = [Pick(i) for i in self.validation.some(self.validation_images)]
-        return self._loader(self.validation, [picks[i : i + size] for i in range(0, len(picks), size)])
+        batches = [picks[i : i + size] for i in range(0, len(picks), size)]
+        return self._loader(self.validation, batches, self.num_workers)
 
-    def _loader(self, split: Split, batches: Any) -> DataLoader[Batch]:
+    def _loader(self, split: Any, batches: Any, num_workers: int) -> DataLoader[Any]:
         return DataLoader(
             split,
             batch_sampler=batches,
             collate_fn=_as_is,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
 
@@ -167,17 +199,27 @@ class Pictures(LightningDataModule, ABC):
         chosen = {"classes": self.classes, "fraction": self.fraction}
         counted = {"pictures": len(self.train) if self.train is not None else 0}
         settings = {"batch_size": self.batch_size, "seed": self.seed, "mirror": self.mirror, "accumulated": accumulated}
-        return settings | chosen | counted
+        done = {} if self.augment is None else {f"augment.{key}": value for key, value in asdict(self.augment).items()}
+        named = {"augment": None if self.augment is None else type(self.augment).__name__}
+        return settings | chosen | counted | named | done
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         for key, mine in self.state_dict().items():
             if state_dict.get(key, mine) != mine:  # a checkpoint of an older version knows fewer
                 name = "trainer.accumulate_grad_batches" if key == "accumulated" else f"data.{key}"
+                why = "show other pictures" if key.startswith("augment") else "repeat or skip pictures"
                 raise ValueError(
                     f"cannot resume with {name}={mine}: the checkpoint was trained with {state_dict[key]}, and another "
-                    "value would repeat or skip pictures"
+                    f"value would {why}"
                 )
 
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+    def on_after_batch_transfer(self, batch: Batch | Picks, dataloader_idx: int) -> Batch:
+        if isinstance(batch, Picks):
+            assert self._resident is not None
+            batch = self._resident.batch(batch)
         # Pictures travel as bytes and become floats on the device.
-        return batch._replace(images=self.codec.encode(batch.images))
+        images = self.codec.encode(batch.images)  # [B, C, H, W]
+        if self.augment is None or batch.draws is None:
+            return batch._replace(images=images)
+        images, told = self.augment(images, batch.draws)
+        return batch._replace(images=images, augmentation=told)

@@ -13,6 +13,8 @@ from data.split import InMemory
 class Synthetic(Pictures):
     """`pictures` of random bytes with random labels, the same ones every time; a tenth as many for validation."""
 
+    storages = ("memory", "device")
+
     def __init__(self, pictures: int = 1024, **arguments: Any):
         super().__init__(**arguments)
         if not isinstance(pictures, int) or pictures < self.num_classes:

@@ -59,6 +59,9 @@ class Latents(Pictures):
     where the cache says; another one is refused.
     """
 
+    storages = ("disk",)
+    augmentable = False
+
     def __init__(
         self, root: str, channels: int, normalisation: str = "scalar", vae: str | None = None, **pictures: Any
     ):

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from dit.diffusion.path import GaussianPath
 from dit.diffusion.prediction import Kind, Prediction, check_kind
 
-Network = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+Network = Callable[..., Tensor]
 
 
 class Denoiser:
-    """Adapter around `network(x [B, *D], time [B], labels [B] or None) -> [B, *D]`.
+    """Adapter around `network(x [B, *D], time [B], labels [B] or None, **conditions) -> [B, *D]`.
 
     t and the coefficients stay in float32 or better, whatever the network runs in: time is handed over as float32,
     x in the dtype of the network's parameters, and the answer is brought back to x's dtype before any subtraction.
@@ -41,8 +41,9 @@ class Denoiser:
             raise ValueError(f"sigma_data must be positive, got {sigma_data}")
         self.sigma_data, self.learned_variance = sigma_data, learned_variance
 
-    def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Prediction:
-        """x: [B, *D]; t: scalar or [B] in [0, 1]; labels: [B] or None for "no class" of every row.
+    def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None = None, **conditions: Tensor) -> Prediction:
+        """x: [B, *D]; t: scalar or [B] in [0, 1]; labels: [B] or None for "no class" of every row; conditions: whatever
+        else the network takes, handed over as it is.
 
         Raises ValueError where the network returns another shape than x's.
         """
@@ -53,7 +54,7 @@ class Denoiser:
         if self.kind == "edm":
             c = coefficients.like(x)
             seen = x / (c.sigma**2 + (self.sigma_data * c.alpha) ** 2) ** 0.5  # [B, *D]
-        native = self.network(seen.to(self._network_dtype(x.dtype)), time, labels)
+        native = self.network(seen.to(self._network_dtype(x.dtype)), time, labels, **conditions)
         expected = (x.shape[0], 2 * x.shape[1], *x.shape[2:]) if self.learned_variance else tuple(x.shape)
         if native.shape != expected:
             raise ValueError(

@@ -31,7 +31,7 @@ def presets() -> dict[str, dict[str, Any]]:
         family = {file.stem: read(file.stem) | pictures for file in files if file.stem not in found}
         found |= dict(sorted(family.items(), key=lambda item: item[1]["hidden_size"]))
     for options in found.values():
-        del options["_target_"]
+        del options["_target_"], options["augment_dim"]  # which the data tell
     return found
 
 

@@ -33,7 +33,8 @@ class DiT(nn.Module):
     inner width over W, of which SwiGLU takes two thirds. qk_norm: normalise queries and keys. num_kv_heads: fewer than
     num_heads for grouped-query, 1 for multi-query attention. class_tokens: so many tokens that carry the label stand
     before the picture's from block `class_tokens_from` on. bottleneck: width of a narrow layer in the patch embedding,
-    0 for none. time_endpoint, mlp_norm_eps: where diffusers' DiT differs from the original; see `TimeEmbed`.
+    0 for none. augment_dim: so many numbers tell how a picture was augmented, 0 for none (Karras et al. 2022, EDM,
+    appendix F.2). time_endpoint, mlp_norm_eps: where diffusers' DiT differs from the original; see `TimeEmbed`.
 
     attention: a kernel of `attention.py`. activation_checkpointing: recompute blocks in the backward pass, trading time
     for memory. Neither is part of `arguments`, from which a checkpoint rebuilds the network.
@@ -62,6 +63,7 @@ class DiT(nn.Module):
         class_tokens: int = 0,
         class_tokens_from: int = 0,
         bottleneck: int = 0,
+        augment_dim: int = 0,
         time_endpoint: bool = False,
         mlp_norm_eps: float = 1e-6,
         attention: str = "sdpa",
@@ -72,7 +74,7 @@ class DiT(nn.Module):
         _check(**arguments)
         self.arguments = arguments
         self.image_size, self.channels, self.num_classes = image_size, channels, num_classes
-        self.patch_size, self.class_tokens_from = patch_size, class_tokens_from
+        self.patch_size, self.class_tokens_from, self.augment_dim = patch_size, class_tokens_from, augment_dim
         self.class_dropout, self.activation_checkpointing = class_dropout, activation_checkpointing
 
         side, head_dim = image_size // patch_size, hidden_size // num_heads
@@ -95,6 +97,8 @@ class DiT(nn.Module):
         self.position = AddedPosition(hidden_size, side, learned=added == "learned") if added else None
         self.rotary = AxialRotary(head_dim, side) if rotary else None
         self.time_embed = TimeEmbed(hidden_size, endpoint=time_endpoint)
+        # Without bias: the condition of a picture that was not augmented is zero and adds nothing.
+        self.augment_embed = nn.Linear(augment_dim, hidden_size, bias=False) if augment_dim else None
         self.label_embed = LabelEmbed(num_classes, hidden_size, class_dropout)
         self.class_tokens = ClassTokens(hidden_size, class_tokens) if class_tokens else None
         self.conditioning = CONDITIONINGS[conditioning](hidden_size)
@@ -112,6 +116,8 @@ class DiT(nn.Module):
         nn.init.normal_(self.label_embed.table.weight, std=0.02)
         for layer in (self.time_embed.enter, self.time_embed.leave):
             nn.init.normal_(layer.weight, std=0.02)
+        if self.augment_embed is not None:
+            nn.init.normal_(self.augment_embed.weight, std=0.02)
         if self.class_tokens is not None:
             nn.init.normal_(self.class_tokens.positions, std=0.02)
         if self.position is not None and isinstance(self.position.table, nn.Parameter):
@@ -133,21 +139,34 @@ class DiT(nn.Module):
         """The null label if training ever used it, else None: what a Denoiser should be told."""
         return self.null_label if self.num_classes == 0 or self.class_dropout > 0 else None
 
-    def forward(self, x: Tensor, time: Tensor, labels: Tensor | None = None, drop: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        time: Tensor,
+        labels: Tensor | None = None,
+        drop: Tensor | None = None,
+        augment: Tensor | None = None,
+    ) -> Tensor:
         """x: [B, C, H, W]; time: [B] as the path's `network_time` tells it; labels: [B] in 0 ... num_classes, or None
-        for "no class"; drop: [B] bool, which labels to replace by the null label, drawn in training if not given."""
+        for "no class"; drop: [B] bool, which labels to replace by the null label, drawn in training if not given;
+        augment: [B, augment_dim], how the pictures were augmented, None for not at all."""
         height, width = x.shape[-2:]
         if x.shape[1:] != (self.channels, self.image_size, self.image_size):
             raise ValueError(
                 f"this network takes pictures of {self.channels} x {self.image_size} x {self.image_size}, "
                 f"got {' x '.join(map(str, x.shape[1:]))}"
             )
+        if augment is not None and augment.shape != (expected := (len(x), self.augment_dim)):
+            raise ValueError(f"augment must have shape {expected} for this network, got {tuple(augment.shape)}")
         tokens = self.patch_embed(patchify(x, self.patch_size))  # [B, N, W]
         if self.position is not None:
             tokens = self.position(tokens)  # [B, N, W]
         rotation = self.rotary() if self.rotary is not None else None  # [N, D] twice
         label = self.label_embed(labels, len(x), drop)  # [B, W]
-        condition = self.conditioning(self.time_embed(time), label)
+        moment = self.time_embed(time)  # [B, W]
+        if self.augment_embed is not None and augment is not None:
+            moment = moment + self.augment_embed(augment.to(self.augment_embed.weight.dtype))  # [B, W]
+        condition = self.conditioning(moment, label)
         for index, block in enumerate(self.blocks):
             if index == 0 and condition.tokens is not None:
                 tokens, rotation = _prepend(condition.tokens, tokens, rotation)  # [B, M + N, W]
@@ -168,7 +187,7 @@ def _prepend(extra: Tensor, tokens: Tensor, rotation: Any) -> tuple[Tensor, Any]
 def _check(**arguments: Any) -> None:
     """ValueError, naming the key, where arguments of a DiT do not fit together."""
     least = {"image_size": 1, "channels": 1, "num_classes": 0, "patch_size": 1, "hidden_size": 1, "depth": 1}
-    least |= {"num_heads": 1, "class_tokens": 0, "class_tokens_from": 0, "bottleneck": 0}
+    least |= {"num_heads": 1, "class_tokens": 0, "class_tokens_from": 0, "bottleneck": 0, "augment_dim": 0}
     if arguments["num_kv_heads"] is not None:
         least["num_kv_heads"] = 1
     for key, smallest in least.items():

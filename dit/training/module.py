@@ -6,7 +6,7 @@ import hashlib
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from lightning import LightningModule
@@ -19,6 +19,16 @@ from dit.diffusion import Denoiser, GaussianPath, Kind, Loss, TimeDistribution
 from dit.model import DiT
 from dit.training.ema import Averages
 from dit.training.validation import LevelLoss
+
+
+class Batch(Protocol):
+    """A batch of any data: images [B, C, H, W] in model space, labels [B], their numbers [B] in the split, and how they
+    were augmented [B, dim], if they were."""
+
+    images: Tensor
+    labels: Tensor
+    index: Tensor
+    augmentation: Tensor | None
 
 
 class DiTModule(LightningModule):
@@ -90,8 +100,9 @@ class DiTModule(LightningModule):
     def on_fit_start(self) -> None:
         self.ema.attach(self.network)
 
-    def training_step(self, pictures: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
-        x0, labels, index = pictures  # [B, C, H, W], [B], [B]
+    def training_step(self, pictures: Batch, batch_idx: int) -> Tensor:
+        x0, index = pictures.images, pictures.index  # [B, C, H, W], [B]
+        conditions = {} if pictures.augmentation is None else {"augment": pictures.augmentation}  # [B, dim]
         batch, accumulated = self.trainer.fit_loop.total_batch_idx, self.trainer.accumulate_grad_batches
         # One reseed covers times, noise, label dropout and whatever the network draws; nothing needs to be saved.
         torch.manual_seed(step_seed(self.seed, self.global_rank, batch))
@@ -99,7 +110,7 @@ class DiTModule(LightningModule):
         shares = self.trainer.world_size * accumulated
         t = self.times.sample(len(x0), self.denoiser.path, x0.device, share=share, shares=shares)  # [B]
         eps = torch.randn_like(x0)  # [B, C, H, W]
-        losses = self.losses(x0, labels, t, eps)  # [B]
+        losses = self.losses(x0, pictures.labels, t, eps, **conditions)  # [B]
         bad = ~losses.detach().isfinite()  # [B]
         if bool(bad.any()):
             self._stop("loss", t[bad], index[bad])
@@ -108,10 +119,10 @@ class DiTModule(LightningModule):
         self.log("train/loss", loss)
         return loss
 
-    def losses(self, x0: Tensor, labels: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        """Loss of each sample [B] at given times t [B] and noise eps [B, C, H, W]."""
+    def losses(self, x0: Tensor, labels: Tensor, t: Tensor, eps: Tensor, **conditions: Tensor) -> Tensor:
+        """Loss of each sample [B] at given times t [B] and noise eps [B, C, H, W]; conditions: see `Denoiser`."""
         x = self.denoiser.path.interpolate(x0, eps, t)  # [B, C, H, W]
-        return self.loss(self.denoiser(x, t, labels), x0, eps)  # [B]
+        return self.loss(self.denoiser(x, t, labels, **conditions), x0, eps)  # [B]
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         norm = nn.utils.get_total_norm([p.grad for p in self.network.parameters() if p.grad is not None])
@@ -132,8 +143,8 @@ class DiTModule(LightningModule):
         super().optimizer_step(*args, **kwargs)
         self.ema.update(self.network)
 
-    def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
-        x0, labels, index = batch
+    def validation_step(self, pictures: Batch, batch_idx: int) -> None:
+        x0, labels, index = pictures.images, pictures.labels, pictures.index  # [B, C, H, W], [B], [B]
         for name, weights in (("val", self.ema_weights()), ("val_raw", nullcontext())):
             with weights:
                 losses = self.level_loss(self.denoiser, x0, labels, index)
@@ -192,6 +203,11 @@ def _check_fit(network: DiT, facts: dict[str, Any], loss: Loss) -> None:
         if given not in allowed:
             shown = " or ".join(map(str, allowed))
             raise ValueError(f"model.{key} must be {shown}, as the pictures are, got {given}")
+    given, told = network.arguments["augment_dim"], facts.get("augment_dim", 0)
+    if given != told:
+        raise ValueError(
+            f"model.augment_dim must be {told}, as many numbers as data.augment tells of a picture, got {given}"
+        )
 
 
 def _first(items: list[str], count: int = 4) -> str:

@@ -69,6 +69,10 @@ def test_every_file_of_every_group_composes_and_builds(group, name, tree, made, 
             data = instantiate(config.data)
             assert isinstance(data, Pictures)
             assert (config.model.num_classes, config.model.image_size) == (data.num_classes, data.image_size)
+        case "augment":
+            data = instantiate(config.data)
+            assert (data.augment is None) == (name == "none")
+            assert config.model.augment_dim == data.facts.get("augment_dim", 0)
         case "model":
             if name == "default":
                 return
@@ -134,6 +138,15 @@ def test_sampling_scripts_build_their_sampler(name, solver, guidance, tmp_path):
     assert (sampler.steps, sampler.seed, sampler.batch_size) == (7, 3, config.batch_size)
     json.dumps([describe(sampler.solver), describe(sampler.guidance)])
     assert describe(sampler.guidance.with_scale(3.5)) != describe(sampler.guidance)
+
+
+@pytest.mark.parametrize("data", options("data"))
+def test_augmentation_is_told_to_the_network_and_mirrors_itself(data, tree):  # noqa: F811
+    root = [f"data.root={tree}"] if data in ("folder", "imagenet") else []
+    config = composed(f"data={data}", "augment=karras", "data.augment.probability=0.3", *root)
+    pictures = instantiate(config.data)
+    assert (pictures.augment.probability, pictures.mirror, config.model.augment_dim) == (0.3, False, 9)
+    assert instantiate(composed(f"data={data}", *root).data).augment is None
 
 
 @pytest.mark.parametrize("override", ["model.dropout=0.1", "lr=1", "trainer.max_step=4", "data.batchsize=3"])

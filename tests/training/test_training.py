@@ -9,7 +9,7 @@ import torch
 from lightning import Callback, Trainer
 from PIL import Image
 
-from data.split import InMemory
+from data.split import Batch, InMemory
 from dit.checkpoint import check_resume, load, read
 from dit.diffusion import LogitNormal, TimeDistribution, Uniform
 from dit.output import contact_sheet
@@ -84,7 +84,7 @@ def test_every_rank_draws_its_own_noise(tmp_path, monkeypatch):
         monkeypatch.setattr(
             model, "losses", lambda x0, y, t, eps, rank=rank: drawn.setdefault(rank, eps).mean((1, 2, 3))
         )
-        model.training_step((torch.zeros(2, 1, 8, 8), torch.zeros(2).long(), torch.arange(2)), 0)
+        model.training_step(Batch(torch.zeros(2, 1, 8, 8), torch.zeros(2).long(), torch.arange(2)), 0)
     assert not torch.equal(drawn[0], drawn[1])
 
 
@@ -280,11 +280,12 @@ def test_validation_logs_levels_of_averaged_and_raw_weights(tmp_path):
     assert float(run.callback_metrics["val/loss"]) != float(run.callback_metrics["val_raw/loss"])
     (batch,) = digits().val_dataloader()
     batch = batch._replace(images=digits().codec.encode(batch.images))
+    seen = batch.images, batch.labels, batch.index
     model.network.eval()
-    raw = torch.stack(list(LevelLoss()(model.denoiser, *batch).values())).mean()
+    raw = torch.stack(list(LevelLoss()(model.denoiser, *seen).values())).mean()
     model.network.train()
     with model.ema_weights():
-        averaged = torch.stack(list(LevelLoss()(model.denoiser, *batch).values())).mean()
+        averaged = torch.stack(list(LevelLoss()(model.denoiser, *seen).values())).mean()
     assert model.network.training
     assert float(run.callback_metrics["val/loss"]) == pytest.approx(float(averaged), rel=1e-5)
     assert float(run.callback_metrics["val_raw/loss"]) == pytest.approx(float(raw), rel=1e-5)
@@ -416,5 +417,5 @@ def test_ranks_and_accumulated_batches_share_the_strata_of_a_batch(monkeypatch):
             loop = SimpleNamespace(total_batch_idx=index)
             model._trainer = SimpleNamespace(fit_loop=loop, global_step=3, world_size=2, accumulate_grad_batches=2)
             monkeypatch.setattr(model, "losses", lambda x0, y, t, eps: drawn.append(t) or eps.mean((1, 2, 3)))
-            model.training_step((torch.zeros(4, 1, 8, 8), torch.zeros(4).long(), torch.arange(4)), 0)
+            model.training_step(Batch(torch.zeros(4, 1, 8, 8), torch.zeros(4).long(), torch.arange(4)), 0)
     assert sorted((torch.cat(drawn) * 16).floor().long().tolist()) == list(range(16))
