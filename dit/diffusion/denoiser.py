@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from dit.diffusion.path import GaussianPath
 from dit.diffusion.prediction import Kind, Prediction, check_kind
 
-Network = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+Network = Callable[..., Tensor]  # (x, time, labels)
 
 
 class Denoiser:
@@ -41,8 +42,9 @@ class Denoiser:
             raise ValueError(f"sigma_data must be positive, got {sigma_data}")
         self.sigma_data, self.learned_variance = sigma_data, learned_variance
 
-    def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Prediction:
-        """x: [B, *D]; t: scalar or [B] in [0, 1]; labels: [B] or None for "no class" of every row.
+    def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None = None, **more: Any) -> Prediction:
+        """x: [B, *D]; t: scalar or [B] in [0, 1]; labels: [B] or None for "no class" of every row; more: what else this
+        network takes, by name, handed over as it is.
 
         Raises ValueError where the network returns another shape than x's.
         """
@@ -53,7 +55,7 @@ class Denoiser:
         if self.kind == "edm":
             c = coefficients.like(x)
             seen = x / (c.sigma**2 + (self.sigma_data * c.alpha) ** 2) ** 0.5  # [B, *D]
-        native = self.network(seen.to(self._network_dtype(x.dtype)), time, labels)
+        native = self.network(seen.to(self._network_dtype(x.dtype)), time, labels, **more)
         expected = (x.shape[0], 2 * x.shape[1], *x.shape[2:]) if self.learned_variance else tuple(x.shape)
         if native.shape != expected:
             raise ValueError(

@@ -6,15 +6,19 @@ from dit.training.finetune import start_from
 from dit.training.module import DiTModule
 from dit.training.preview import Preview
 from dit.training.progress import TrainingProgress
+from dit.training.sharding import FullySharded
+from dit.training.trainer import make_trainer
 from dit.training.validation import LevelLoss
 
 __all__ = [
     "DiTModule",
     "Ema",
+    "FullySharded",
     "LevelLoss",
     "Preview",
     "RenamedCheckpointIO",
     "SaveCheckpoint",
     "TrainingProgress",
+    "make_trainer",
     "start_from",
 ]
