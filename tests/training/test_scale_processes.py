@@ -19,12 +19,12 @@ from tests.training.tiny import digits, module, trainer
 STRATEGIES = {"ddp": lambda: DDPStrategy(gradient_as_bucket_view=True), "fsdp": FullySharded}
 
 
-def fit(folder, steps, resume=None, **settings):
+def fit(folder, steps, resume=None, network=None, **settings):
     """Training with all that hangs on the number of processes: shared batches, dropped labels, accumulation, clipping,
     a loss with weights of its own, validation and previews."""
     data = digits(16, mirror=True)
     objective = {"path": LinearFlow(), "kind": "velocity", "loss": LearnedUncertainty(MSE("velocity"))}
-    model = module(data, objective=objective, depth=2, class_dropout=0.3, position="learned")
+    model = module(data, objective=objective, depth=2, class_dropout=0.3, position="learned", **network or {})
     callbacks = [
         SaveCheckpoint(str(folder), every_n_steps=steps),
         Preview(str(folder), Sampler(steps=2), every_n_steps=3, classes=2, per_class=1),
@@ -44,7 +44,9 @@ def worker(rank, port, folder):
         metrics = {key: float(value) for key, value in run.callback_metrics.items()}
         torch.save(metrics, folder / name / f"metrics{rank}.pt")
         settings = {"devices": 2, "strategy": strategy()}
-        fit(folder / f"{name}_resumed", 6, resume=folder / "three" / "last.ckpt", **settings)
+        network = {"compile": "aot_eager", "activation_checkpointing": 2} if name == "fsdp" else {}
+        fit(folder / f"{name}_resumed", 6, resume=folder / "three" / "last.ckpt", network=network, **settings)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
     shards = {key: tuple(value.to_local().shape) for key, value in model.network.named_parameters()}
     averages = {key: tuple(value.to_local().shape) for key, value in model.ema.averages["0.9"].items()}
     moments = [tuple(v["exp_avg"].to_local().shape) for v in run.optimizers[0].state.values()]
