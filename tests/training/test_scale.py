@@ -108,21 +108,23 @@ def test_blocks_share_what_is_compiled_and_keep_their_names():
     assert list(compiled.state_dict()) == list(eager.state_dict())
 
 
-@pytest.mark.slow
-def test_compiled_checkpointed_bfloat16_training_follows_eager_float32(tmp_path):
-    """The loss of each of 60 steps within 2 % of eager training in float32, and the same names in the checkpoint."""
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiled_checkpointed_bfloat16_training_follows_eager_float32(tmp_path, backend):
+    """The loss of each of 40 steps within 3 % of eager training in float32, 1 % in the mean, and the same names in the
+    checkpoint, from which an eager run goes on. Measured: 1.6 % and 0.5 %; bfloat16 alone is 1.4 % and 0.4 %."""
     plain, fast = tmp_path / "plain", tmp_path / "fast"
     sizes = {"hidden_size": 64, "depth": 4, "patch_size": 2}
-    _, _, expected = fit(plain, 60, callbacks=[SaveCheckpoint(str(plain), 60)], **sizes)
+    _, _, expected = fit(plain, 40, callbacks=[SaveCheckpoint(str(plain), 40)], **sizes)
     settings = {"precision": "bf16-mixed"}
-    changes = {**sizes, "compile": "inductor", "activation_checkpointing": 2}
-    _, _, losses = fit(fast, 60, callbacks=[SaveCheckpoint(str(fast), 60)], settings=settings, **changes)
-    assert losses == pytest.approx(expected, rel=0.02)
-    assert losses != expected
-    assert expected[-1] < 0.8 * expected[0]
+    changes = {**sizes, "compile": backend, "activation_checkpointing": 2}
+    _, _, losses = fit(fast, 40, callbacks=[SaveCheckpoint(str(fast), 40)], settings=settings, **changes)
+    assert losses == pytest.approx(expected, rel=0.03)
+    deviations = [abs(loss / plain - 1) for loss, plain in zip(losses, expected, strict=True)]
+    assert 0 < sum(deviations) / 40 < 0.01
+    assert expected[-1] < 0.6 * expected[0]
     names = [list(read(folder / "last.ckpt")["state_dict"]) for folder in (plain, fast)]
     assert names[0] == names[1]
-    fit(tmp_path / "on", 61, resume=fast / "last.ckpt", **sizes)
+    fit(tmp_path / "on", 41, resume=fast / "last.ckpt", **sizes)
 
 
 def test_only_matrices_decay():
