@@ -20,7 +20,7 @@ SIZES = {"digits": (8, 1, 64, 96, 4, 4), "dit_s": (32, 4, 8, 384, 12, 6), "dit_b
 WAYS = {
     "eager, sdpa": {},
     "eager, reference attention": {"attention": "reference"},
-    "activation checkpointing": {"activation_checkpointing": True},
+    "activation checkpointing": {"activation_checkpointing": 1},
     "compiled": {},
 }
 
@@ -38,7 +38,7 @@ def main() -> None:
         torch.manual_seed(0)
         network = DiT(image, channels, 10, 2, hidden, depth, heads, **changes).to(options.device)
         if name == "compiled":
-            network.compile()
+            network.compile_blocks("inductor")
         steps[name] = one_step(network, torch.randn(batch, channels, image, image, device=options.device))
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for round_number in range(options.rounds + 3):

@@ -22,7 +22,7 @@ def main(config: DictConfig) -> None:
         check(config)
         return
     for key, meaning in {"data": "the pictures, data=imagenet", "vae": "the autoencoder", "out": "a folder"}.items():
-        if config.get(key) is None:
+        if key not in config or config[key] is None:
             raise ValueError(f"{key} must be given: {meaning}")
     options = plain(config)
     rank, world_size = (_of_launcher(*names) for names in (("RANK", "SLURM_PROCID"), ("WORLD_SIZE", "SLURM_NTASKS")))

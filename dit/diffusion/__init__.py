@@ -20,6 +20,7 @@ from dit.diffusion.times import (
     LogUniformSigma,
     TimeDistribution,
     Uniform,
+    spread,
     token_shift,
 )
 from dit.diffusion.vlb import HybridVLB
@@ -50,5 +51,6 @@ __all__ = [
     "VPContinuous",
     "VarianceExploding",
     "path_from_spec",
+    "spread",
     "token_shift",
 ]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dit.diffusion.path import GaussianPath
 from dit.diffusion.prediction import Kind, Prediction, check_kind
 
-Network = Callable[..., Tensor]
+Network = Callable[..., Tensor]  # (x, time, labels)
 
 
 class Denoiser:

@@ -19,8 +19,8 @@ _CLEANEST = 60.0  # log-SNR
 class TimeDistribution(ABC):
     """A law of t.
 
-    stratified: one draw in each of as many equal-probability strata as the global batch has pictures, over all ranks
-    and accumulated batches: the same law, less variance. shift: sigma/alpha of every draw is multiplied by it, as
+    stratified: one draw in each of as many equal-probability strata as the batch has pictures: the same law, less
+    variance. shift: sigma/alpha of every draw is multiplied by it, as
     larger pictures want more noise for the same loss of detail (Hoogeboom et al. 2023; Esser et al. 2024, section
     5.3.2); `token_shift` computes one.
     """
@@ -41,15 +41,17 @@ class TimeDistribution(ABC):
         path: GaussianPath,
         device: torch.device | str = "cpu",
         generator: torch.Generator | None = None,
-        share: int = 0,
-        shares: int = 1,
     ) -> Tensor:
-        """t [count] in float32, strictly inside (0, 1): number `share` of the `shares` parts of a global batch."""
-        p = torch.rand(count, device=device, generator=generator)  # [B]
-        if self.stratified:
-            p = (torch.arange(count, device=device) * shares + share + p) / (count * shares)  # [B]
-        # rand may return 0 and the division above may round to 1: neither end is a noise level to train on. EDM's
-        # sigma leaves the range of float32 long before t does.
+        """t [count] in float32, strictly inside (0, 1); where stratified, in rising order."""
+        u = torch.rand(count, device=device, generator=generator)  # [B]
+        return self.at(u, torch.arange(count, device=device), count, path)  # [B]
+
+    def at(self, u: Tensor, stratum: Tensor, strata: int, path: GaussianPath) -> Tensor:
+        """t [B] in float32, strictly inside (0, 1), for uniform draws u [B] in [0, 1); where stratified, u is the place
+        inside stratum number `stratum` [B] of so many `strata`. See `spread`."""
+        p = (stratum + u) / strata if self.stratified else u  # [B]
+        # The division may round to 1 and u may be 0: neither end is a noise level to train on. EDM's sigma leaves the
+        # range of float32 long before t does.
         cleanest = float(path.t_from_log_snr(torch.tensor(_CLEANEST, dtype=torch.float64)))
         return self._shifted(p.clamp(2**-25, 1 - 2**-24), path).clamp(max(2**-25, cleanest), 1 - 2**-24)  # [B]
 
@@ -65,6 +67,16 @@ class TimeDistribution(ABC):
     def _shifted(self, p: Tensor, path: GaussianPath) -> Tensor:
         t = self.quantile(p, path)
         return t if self.shift == 1 else path.t_from_log_snr(path.log_snr(t) - 2 * math.log(self.shift))
+
+
+def spread(places: int) -> Tensor:
+    """The stratum [places] of each place in a batch, all different: neighbours in the batch are far apart in noise, so
+    that whatever run of places one process or one micro-batch takes has all levels.
+
+    The ranks of the multiples of the golden section modulo 1, which leave gaps of three sizes at most (Sós 1958).
+    """
+    multiples = torch.arange(places, dtype=torch.float64) * ((math.sqrt(5) - 1) / 2) % 1  # [places]
+    return multiples.argsort().argsort()  # [places]
 
 
 def token_shift(image_size: int, patch_size: int, base_tokens: int = 256) -> float:

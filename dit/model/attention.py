@@ -13,6 +13,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from dit.model.norm import make_norm
 from dit.model.position import Rotation, rotate
+from dit.model.precision import no_autocast
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -21,8 +22,9 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def _reference(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     k, v = _one_per_query_head(q, k, v)
-    weights = (q.float() @ k.float().transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(dim=-1)  # [B, H, N, M]
-    return (weights @ v.float()).to(v.dtype)  # [B, H, N, D]
+    with no_autocast(q):
+        weights = (q.float() @ k.float().transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(dim=-1)  # [B, H, N, M]
+        return (weights @ v.float()).to(v.dtype)  # [B, H, N, D]
 
 
 def _flash_attn(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -77,7 +79,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, backend: str = "sdpa") -> Tensor:
     """softmax(q k^T / sqrt(D)) v for q [B, H, N, D] and k, v [B, K, M, D].
 
     K divides H; neighbouring query heads share keys and values (Ainslie et al. 2023). flash_attn runs on CUDA in half
-    precision only; reference computes in float32 whatever it is given.
+    precision only; reference computes in float32 whatever it is given, under autocast as well.
     """
     return BACKENDS[backend](q, k, v)  # [B, H, N, D]
 

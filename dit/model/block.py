@@ -27,7 +27,8 @@ class Parts:
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """x (1 + scale) + shift, the same for every token: x [B, N, W], shift and scale [B, 1, W]."""
-    return x * (1 + scale) + shift  # [B, N, W]
+    # In the dtype of x: under autocast scale is bfloat16, where 1.003 is 1.
+    return x * (1 + scale.to(x.dtype)) + shift  # [B, N, W]
 
 
 class Modulation(nn.Module):

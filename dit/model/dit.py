@@ -36,8 +36,9 @@ class DiT(nn.Module):
     0 for none. augment_dim: so many numbers tell how a picture was augmented, 0 for none (Karras et al. 2022, EDM,
     appendix F.2). time_endpoint, mlp_norm_eps: where diffusers' DiT differs from the original; see `TimeEmbed`.
 
-    attention: a kernel of `attention.py`. activation_checkpointing: recompute blocks in the backward pass, trading time
-    for memory. Neither is part of `arguments`, from which a checkpoint rebuilds the network.
+    attention: a kernel of `attention.py`. activation_checkpointing: recompute every n-th block in the backward pass,
+    trading time for memory: 1 for every block, 0 for none. Neither is part of `arguments`, from which a checkpoint
+    rebuilds the network.
 
     Raises ValueError where these do not fit together.
     """
@@ -67,11 +68,15 @@ class DiT(nn.Module):
         time_endpoint: bool = False,
         mlp_norm_eps: float = 1e-6,
         attention: str = "sdpa",
-        activation_checkpointing: bool = False,
+        activation_checkpointing: int = 0,
     ):
         arguments: dict[str, Any] = {key: value for key, value in locals().items() if key not in _NOT_ARGUMENTS}
         super().__init__()
         _check(**arguments)
+        if not isinstance(activation_checkpointing, int) or activation_checkpointing < 0:
+            raise ValueError(
+                f"model.activation_checkpointing must be 0, or n for every n-th block, got {activation_checkpointing!r}"
+            )
         self.arguments = arguments
         self.image_size, self.channels, self.num_classes = image_size, channels, num_classes
         self.patch_size, self.class_tokens_from, self.augment_dim = patch_size, class_tokens_from, augment_dim
@@ -129,6 +134,11 @@ class DiT(nn.Module):
                 nn.init.zeros_(module.linear.weight)
         nn.init.zeros_(self.final.linear.weight)
 
+    def compile_blocks(self, backend: str) -> None:
+        """torch.compile of every block, in place: names stay, and blocks of one shape share what is compiled."""
+        for block in self.blocks:
+            block.compile(backend=backend, fullgraph=True)
+
     @property
     def null_label(self) -> int:
         """The label of "no class"."""
@@ -158,7 +168,8 @@ class DiT(nn.Module):
             )
         if augment is not None and augment.shape != (expected := (len(x), self.augment_dim)):
             raise ValueError(f"augment must have shape {expected} for this network, got {tuple(augment.shape)}")
-        tokens = self.patch_embed(patchify(x, self.patch_size))  # [B, N, W]
+        # In the dtype of x: under autocast blocks compute in bfloat16, but what they add up stays float32.
+        tokens = self.patch_embed(patchify(x, self.patch_size)).to(x.dtype)  # [B, N, W]
         if self.position is not None:
             tokens = self.position(tokens)  # [B, N, W]
         rotation = self.rotary() if self.rotary is not None else None  # [N, D] twice
@@ -172,7 +183,8 @@ class DiT(nn.Module):
                 tokens, rotation = _prepend(condition.tokens, tokens, rotation)  # [B, M + N, W]
             if index == self.class_tokens_from and self.class_tokens is not None:
                 tokens, rotation = _prepend(self.class_tokens(label), tokens, rotation)  # [B, M + N, W]
-            if self.activation_checkpointing and torch.is_grad_enabled():
+            every = self.activation_checkpointing
+            if every and index % every == 0 and torch.is_grad_enabled():
                 tokens = checkpoint(block, tokens, condition.block, rotation, use_reentrant=False)  # [B, M + N, W]
             else:
                 tokens = block(tokens, condition.block, rotation)  # [B, M + N, W]

@@ -8,6 +8,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from dit.model.precision import no_autocast
+
 
 def patchify(x: Tensor, patch_size: int) -> Tensor:
     """[B, C, H, W] -> tokens [B, (H/p)(W/p), p p C], row by row."""
@@ -32,9 +34,10 @@ class BottleneckEmbed(nn.Sequential):
 class TimeEmbed(nn.Module):
     """Sinusoid of the network's time followed by an MLP (Ho et al. 2020; Peebles and Xie 2023).
 
-    The sinusoid is computed in float32 whatever the network runs in: time in bfloat16 cannot tell 997 from 1,000. Its
-    frequencies fall geometrically from 1 towards 1e-4, which they reach only with `endpoint`: DiT and its descendants
-    stop one short of it, diffusers' DiT does not.
+    The sinusoid is computed in float32 whatever the network runs in: time in bfloat16 cannot tell 997 from 1,000. Nor
+    does autocast reach the MLP, for which neighbouring times would round to the same wave. The frequencies fall
+    geometrically from 1 towards 1e-4, which they reach only with `endpoint`: DiT and its descendants stop one short of
+    it, diffusers' DiT does not.
     """
 
     def __init__(self, hidden_size: int, frequency_channels: int = 256, endpoint: bool = False):
@@ -51,7 +54,8 @@ class TimeEmbed(nn.Module):
         exponents = -math.log(10_000) * torch.arange(half, device=time.device, dtype=torch.float32)
         angle = time.float()[:, None] * torch.exp(exponents / (half - self.endpoint))  # [B, F/2]
         wave = torch.cat([angle.cos(), angle.sin()], dim=1)  # [B, F]
-        return self.leave(self.silu(self.enter(wave.to(self.enter.weight.dtype))))  # [B, W]
+        with no_autocast(wave):
+            return self.leave(self.silu(self.enter(wave.to(self.enter.weight.dtype))))  # [B, W]
 
 
 class LabelEmbed(nn.Module):

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import layer_norm, rms_norm
 
 NORMS = ("layernorm", "rmsnorm")
+
+
+class LayerNorm(nn.LayerNorm):
+    """nn.LayerNorm in float32 whatever it is given; the answer has the dtype of what was given."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        weight, bias = (None if own is None else own.float() for own in (self.weight, self.bias))
+        return layer_norm(input.float(), self.normalized_shape, weight, bias, self.eps).to(input.dtype)  # [..., W]
+
+
+class RMSNorm(nn.RMSNorm):
+    """nn.RMSNorm in float32 whatever it is given; the answer has the dtype of what was given."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rms_norm(x.float(), self.normalized_shape, self.weight.float(), self.eps).to(x.dtype)  # [..., W]
 
 
 def make_norm(name: str, width: int, *, modulated: bool, eps: float = 1e-6) -> nn.Module:
     """LayerNorm (Ba et al. 2016), with weights of its own unless the condition modulates what it returns, as in DiT; or
     RMSNorm (Zhang and Sennrich 2019), always with its weight, as in LightningDiT and JiT."""
     if name == "rmsnorm":
-        return nn.RMSNorm(width, eps=eps)
-    return nn.LayerNorm(width, eps=eps, elementwise_affine=not modulated)
+        return RMSNorm(width, eps=eps)
+    return LayerNorm(width, eps=eps, elementwise_affine=not modulated)

@@ -6,13 +6,16 @@ from dit.training.finetune import start_from
 from dit.training.module import DiTModule
 from dit.training.preview import Preview
 from dit.training.progress import TrainingProgress
+from dit.training.sharding import FullySharded
 from dit.training.snapshots import SaveSnapshots
+from dit.training.trainer import make_trainer
 from dit.training.validation import LevelLoss
 
 __all__ = [
     "Averages",
     "DiTModule",
     "Ema",
+    "FullySharded",
     "LevelLoss",
     "PowerEma",
     "Preview",
@@ -20,5 +23,6 @@ __all__ = [
     "SaveCheckpoint",
     "SaveSnapshots",
     "TrainingProgress",
+    "make_trainer",
     "start_from",
 ]

@@ -10,14 +10,18 @@ from typing import Any, Protocol
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from dit.checkpoint import same_normalisation
-from dit.diffusion import Denoiser, GaussianPath, Kind, Loss, TimeDistribution
+from dit.diffusion import Denoiser, GaussianPath, Kind, Loss, TimeDistribution, spread
 from dit.model import DiT
+from dit.training.draws import normals, uniforms
 from dit.training.ema import Averages
+from dit.training.optimizer import parameter_groups
+from dit.training.sharding import FullySharded, gathered, scattered, shard, whole
 from dit.training.validation import LevelLoss
 
 
@@ -34,9 +38,10 @@ class Batch(Protocol):
 class DiTModule(LightningModule):
     """Trains `network` to predict `kind` along `path`; sigma_data is that of the kind "edm".
 
-    optimizer: parameters -> Optimizer; scheduler: Optimizer -> LRScheduler, stepped every optimiser step. facts: what
-    the checkpoint tells about the pictures; config: the run's configuration; both plain containers. seed: every draw of
-    a training step is a function of (seed, rank, batch). compile: a torch.compile backend, or None.
+    optimizer: groups of parameters -> Optimizer; scheduler: Optimizer -> LRScheduler, stepped every optimiser step.
+    facts: what the checkpoint tells about the pictures; config: the run's configuration; both plain containers. seed:
+    what is drawn for a picture is a function of (seed, its number in the run), whatever process it falls to. compile: a
+    torch.compile backend for the blocks, or None.
     """
 
     def __init__(
@@ -46,7 +51,7 @@ class DiTModule(LightningModule):
         kind: Kind,
         times: TimeDistribution,
         loss: Loss,
-        optimizer: Callable[[Iterator[nn.Parameter]], Optimizer],
+        optimizer: Callable[[list[dict[str, Any]]], Optimizer],
         scheduler: Callable[[Optimizer], LRScheduler],
         ema: Averages,
         facts: dict[str, Any],
@@ -89,13 +94,29 @@ class DiTModule(LightningModule):
                 f"trainer.precision={self.trainer.precision} skips steps whose gradients overflow, unseen by averages "
                 "and schedules; bf16-mixed and 32-true are allowed"
             )
+        if isinstance(self.trainer.strategy, FSDPStrategy):
+            raise ValueError("trainer.strategy=fsdp is PyTorch's first FSDP, which renames weights; use trainer=fsdp")
         if self.compile_backend is not None:
-            # In place: the state dict keeps the names of eager training.
-            self.network.compile(backend=self.compile_backend)
+            self.network.compile_blocks(self.compile_backend)
+
+    def configure_model(self) -> None:
+        strategy = self.trainer.strategy
+        if isinstance(strategy, FullySharded):
+            # A loss may have weights of its own, of which gradients must be averaged too.
+            modules = (self.network, self.loss) if isinstance(self.loss, nn.Module) else (self.network,)
+            shard(modules, self.network.blocks, strategy.device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> Any:
-        optimizer = self._optimizer(self.parameters())  # the network's, and those a loss may have
+        optimizer = self._optimizer(parameter_groups(self))  # the network's, and those a loss may have
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._scheduler(optimizer), "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        # Lightning takes a fused optimiser for one that scales gradients, and refuses to clip them in bfloat16.
+        if gradient_clip_val:
+            clip = nn.utils.clip_grad_value_ if gradient_clip_algorithm == "value" else nn.utils.clip_grad_norm_
+            clip(self.parameters(), gradient_clip_val)
 
     def on_fit_start(self) -> None:
         self.ema.attach(self.network)
@@ -104,20 +125,29 @@ class DiTModule(LightningModule):
         x0, index = pictures.images, pictures.index  # [B, C, H, W], [B]
         conditions = {} if pictures.augmentation is None else {"augment": pictures.augmentation}  # [B, dim]
         batch, accumulated = self.trainer.fit_loop.total_batch_idx, self.trainer.accumulate_grad_batches
-        # One reseed covers times, noise, label dropout and whatever the network draws; nothing needs to be saved.
+        # The pictures of the run are numbered in the order of `EndlessOrder`: batch by batch, rank by rank.
+        of_all = len(x0) * self.trainer.world_size  # pictures of one forward pass of all processes
+        first = batch * of_all + self.global_rank * len(x0)
+        t, eps, drop = self.draw(first + torch.arange(len(x0), device=x0.device), of_all * accumulated, x0)
+        # A network that draws by itself does so by rank.
         torch.manual_seed(step_seed(self.seed, self.global_rank, batch))
-        share = self.global_rank + self.trainer.world_size * (batch % accumulated)
-        shares = self.trainer.world_size * accumulated
-        t = self.times.sample(len(x0), self.denoiser.path, x0.device, share=share, shares=shares)  # [B]
-        eps = torch.randn_like(x0)  # [B, C, H, W]
-        losses = self.losses(x0, pictures.labels, t, eps, **conditions)  # [B]
+        losses = self.losses(x0, pictures.labels, t, eps, drop=drop, **conditions)  # [B]
         bad = ~losses.detach().isfinite()  # [B]
         if bool(bad.any()):
             self._stop("loss", t[bad], index[bad])
         self._last_batch = (t, index)
         loss = losses.mean()
-        self.log("train/loss", loss)
+        self.log("train/loss", loss, sync_dist=True)  # of all processes
         return loss
+
+    def draw(self, numbers: Tensor, batch_size: int, x0: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Times [B], noise [B, C, H, W] and whose labels to drop [B] of the pictures x0 [B, C, H, W] with these numbers
+        in the run [B], int64, of which every `batch_size` make an optimiser step."""
+        u = uniforms(self.seed, "time", numbers)  # [B]
+        stratum = spread(batch_size).to(numbers.device)[numbers % batch_size]  # [B]
+        t = self.times.at(u, stratum, batch_size, self.denoiser.path)  # [B]
+        drop = uniforms(self.seed, "label", numbers) < self.network.class_dropout  # [B]
+        return t, normals(self.seed, "noise", numbers, like=x0), drop
 
     def losses(self, x0: Tensor, labels: Tensor, t: Tensor, eps: Tensor, **conditions: Tensor) -> Tensor:
         """Loss of each sample [B] at given times t [B] and noise eps [B, C, H, W]; conditions: see `Denoiser`."""
@@ -125,7 +155,7 @@ class DiTModule(LightningModule):
         return self.loss(self.denoiser(x, t, labels, **conditions), x0, eps)  # [B]
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        norm = nn.utils.get_total_norm([p.grad for p in self.network.parameters() if p.grad is not None])
+        norm = whole(nn.utils.get_total_norm([p.grad for p in self.network.parameters() if p.grad is not None]))
         self.log("train/gradient_norm", norm)
         if not bool(norm.isfinite()):
             self._stop("gradient", *self._last_batch)
@@ -164,7 +194,7 @@ class DiTModule(LightningModule):
             self.network.train(training)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["ema"] = self.ema.state_dict()
+        checkpoint["ema"] = gathered(self.ema.state_dict())
         checkpoint["passport"] = self.passport
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -189,7 +219,13 @@ class DiTModule(LightningModule):
             raise ValueError(
                 f"cannot resume: weights of the checkpoint's loss are {theirs_has}, of the configuration's {mine_has}"
             )
-        self.ema.load_state_dict(checkpoint["ema"])
+        groups = [len(state["param_groups"]) for state in checkpoint["optimizer_states"]]
+        if groups != [2]:
+            raise ValueError(
+                "cannot resume: the checkpoint's optimiser does not tell matrices from other parameters, as those of "
+                "older versions did not; finetune_from begins a new run with its weights"
+            )
+        self.ema.load_state_dict(scattered(checkpoint["ema"], dict(self.network.named_parameters())))
 
 
 def _check_fit(network: DiT, facts: dict[str, Any], loss: Loss) -> None:

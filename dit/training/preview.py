@@ -53,10 +53,13 @@ class Preview(Callback):
 
     def _show(self, trainer: Trainer, pl_module: DiTModule) -> None:
         # With accumulated batches several batches end at the same step.
-        if not trainer.is_global_zero or trainer.global_step == self._last:
+        if trainer.global_step == self._last:
             return
         self._last = trainer.global_step
+        # By every process: the weights may be spread over all of them.
         sheet = contact_sheet(self.images(trainer, pl_module), columns=self.per_class)  # [C, H, W]
+        if not trainer.is_global_zero:
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         picture = to_pil_image(sheet)
         picture.save(self.folder / f"step_{trainer.global_step:07d}.png")

@@ -10,6 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException
 from hydra.utils import instantiate
+from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import OmegaConf
 from torch import nn
 
@@ -19,11 +20,14 @@ from dit.diffusion import DiscreteVP, GaussianPath, LinearFlow, Loss, TimeDistri
 from dit.model import DiT
 from dit.solvers import Guidance, Sampler, Solver, make_grid
 from dit.solvers.sample import describe
-from dit.training import Averages, LevelLoss
+from dit.training import Averages, FullySharded, LevelLoss
 from dit.training.preview import Preview
 from tests.data.test_data import tree  # noqa: F401
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+NEED_CUDA = ("gpu",)  # trainers that no machine without a GPU can build: here on the CPU
 
 
 def options(group):
@@ -61,6 +65,7 @@ def test_every_file_of_every_group_composes_and_builds(group, name, tree, made, 
         "solver": ["+sampler.batch_size=1"] if name == "dopri5" else [],
         "model": ["data.image_size=256"] if name.startswith("jit") else [],
         "loss": ["diffusion=ddpm_linear"] if name == "hybrid_vlb" else [],
+        "trainer": ["trainer.accelerator=cpu"] if name in NEED_CUDA else [],
     }.get(group, [])
     config = composed(f"{group}={name}", *changes)
     parameters = [nn.Parameter(torch.zeros(2, 2))]
@@ -140,7 +145,7 @@ def test_sampling_scripts_build_their_sampler(name, solver, guidance, tmp_path):
     assert describe(sampler.guidance.with_scale(3.5)) != describe(sampler.guidance)
 
 
-@pytest.mark.parametrize("data", options("data"))
+@pytest.mark.parametrize("data", [name for name in options("data") if name != "latents"])
 def test_augmentation_is_told_to_the_network_and_mirrors_itself(data, tree):  # noqa: F811
     root = [f"data.root={tree}"] if data in ("folder", "imagenet") else []
     config = composed(f"data={data}", "augment=karras", "data.augment.probability=0.3", *root)
@@ -166,6 +171,22 @@ def test_facts_are_owned_by_the_data_and_batch_is_global():
     assert config.trainer.use_distributed_sampler is False
     assert config.trainer.gradient_clip_val == 1.0
     assert composed("trainer.accumulate_grad_batches=4", "validate_every=10").trainer.val_check_interval == 40
+
+
+@pytest.mark.parametrize(("name", "strategy"), [("ddp", DDPStrategy), ("fsdp", FullySharded), ("slurm", DDPStrategy)])
+def test_trainers_of_many_processes_have_their_strategy(name, strategy, monkeypatch):
+    monkeypatch.setenv("SLURM_NNODES", "3")
+    monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "2")
+    built = instantiate(composed(f"trainer={name}", "trainer.accelerator=cpu").trainer, logger=False)
+    assert isinstance(built.strategy, strategy)
+    assert (built.num_nodes, built.num_devices) == ((3, 2) if name == "slurm" else (1, 1))
+    assert built.precision == "32-true"
+
+
+def test_precision_is_bfloat16_on_gpus_and_left_to_the_machine_elsewhere():
+    names = ("default", "cpu", "gpu", "ddp", "fsdp", "slurm")
+    found = {name: composed(f"trainer={name}").trainer.precision for name in names}
+    assert found == {**dict.fromkeys(names, "auto"), "cpu": "32-true", "gpu": "bf16-mixed"}
 
 
 RECIPES = [

@@ -16,6 +16,7 @@ from dit.diffusion import (
     LogUniformSigma,
     MinSNR,
     Uniform,
+    spread,
     token_shift,
 )
 from tests.exact import PATHS, Gaussian
@@ -263,13 +264,18 @@ def test_a_stratified_batch_has_one_draw_in_each_stratum():
     assert len((Uniform(stratified=False).sample(64, path) * 64).floor().unique()) < 64
 
 
-def test_all_shares_together_have_one_draw_in_each_stratum():
-    shares = [Uniform().sample(16, PATHS["flow"], share=share, shares=4) for share in range(4)]
-    strata = (torch.cat(shares) * 64).floor().long()
-    assert sorted(strata.tolist()) == list(range(64))
-    for share in shares:  # each sees all noise levels
-        assert float(share.min()) < 1 / 16
-        assert float(share.max()) > 15 / 16
+@pytest.mark.parametrize("places", [1, 2, 7, 64, 1000])
+def test_the_places_of_a_batch_have_one_draw_in_each_stratum(places):
+    t = Uniform().at(torch.rand(places), spread(places), places, PATHS["flow"])
+    assert sorted((t * places).floor().long().tolist()) == list(range(places))
+
+
+@pytest.mark.parametrize("shares", [2, 4, 16])
+def test_whatever_run_of_places_a_process_takes_has_all_noise_levels(shares):
+    """No share of a batch of 256 leaves out more than twice its mean gap."""
+    for share in spread(256).chunk(shares):
+        edges = torch.cat([torch.tensor([-1]), share.sort().values, torch.tensor([256])])
+        assert int(edges.diff().max()) <= 2 * shares
 
 
 def test_times_are_never_an_end():

@@ -1,7 +1,6 @@
 """Training: exact resume, seeds, accumulation, learning at all, and what stops it."""
 
 import math
-from dataclasses import dataclass
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +10,7 @@ from PIL import Image
 
 from data.split import Batch, InMemory
 from dit.checkpoint import check_resume, load, read
-from dit.diffusion import LogitNormal, TimeDistribution, Uniform
+from dit.diffusion import LogitNormal, Uniform
 from dit.output import contact_sheet
 from dit.solvers import CFG, Sampler
 from dit.training import LevelLoss, Preview, SaveCheckpoint
@@ -82,7 +81,7 @@ def test_every_rank_draws_its_own_noise(tmp_path, monkeypatch):
             accumulate_grad_batches=1,
         )
         monkeypatch.setattr(
-            model, "losses", lambda x0, y, t, eps, rank=rank: drawn.setdefault(rank, eps).mean((1, 2, 3))
+            model, "losses", lambda x0, y, t, eps, drop, rank=rank: drawn.setdefault(rank, eps).mean((1, 2, 3))
         )
         model.training_step(Batch(torch.zeros(2, 1, 8, 8), torch.zeros(2).long(), torch.arange(2)), 0)
     assert not torch.equal(drawn[0], drawn[1])
@@ -109,19 +108,9 @@ def test_training_overfits_one_batch(tmp_path):
     assert sum(seen[-20:]) < 0.33 * sum(seen[:20])
 
 
-@dataclass(frozen=True)
-class Middle(TimeDistribution):
-    def quantile(self, p, path):
-        return torch.full_like(p, 0.5)
-
-
-def test_accumulated_half_batches_equal_the_full_batch(tmp_path, monkeypatch):
-    """With noise a function of the picture, 2 x 8 accumulated is 1 x 16, to float32 rounding."""
-    monkeypatch.setattr(torch, "randn_like", lambda x: torch.sin(7 * x + torch.arange(64.0).reshape(8, 8)))
-    runs = [
-        fit(tmp_path / str(n), 4, times=Middle(), class_dropout=0.0, settings={"accumulate_grad_batches": n})
-        for n in (1, 2)
-    ]
+def test_accumulated_half_batches_equal_the_full_batch(tmp_path):
+    """Times, noise and dropped labels go by the number of the picture: 2 x 8 accumulated is 1 x 16, to rounding."""
+    runs = [fit(tmp_path / str(n), 4, class_dropout=0.5, settings={"accumulate_grad_batches": n}) for n in (1, 2)]
     assert [run.fit_loop.total_batch_idx + 1 for _, run in runs] == [4, 8]
     for a, b in zip(runs[0][0].parameters(), runs[1][0].parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=2e-5)
@@ -130,8 +119,8 @@ def test_accumulated_half_batches_equal_the_full_batch(tmp_path, monkeypatch):
 
 def test_every_micro_batch_draws_anew(tmp_path, monkeypatch):
     """Were the seed one of the step, accumulated batches would repeat each other's times and noise."""
-    drawn, draw = [], LogitNormal.sample
-    monkeypatch.setattr(LogitNormal, "sample", lambda *args, **kw: drawn.append(draw(*args, **kw)) or drawn[-1])
+    drawn, draw = [], LogitNormal.at
+    monkeypatch.setattr(LogitNormal, "at", lambda *args, **kw: drawn.append(draw(*args, **kw)) or drawn[-1])
     fit(tmp_path, 3, settings={"accumulate_grad_batches": 2})
     assert len(drawn) == 6
     assert len({tuple(t.tolist()) for t in drawn}) == 6
@@ -147,8 +136,8 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path):
     model = module(data)
     before = {k: v.clone() for k, v in model.network.state_dict().items()}
     inner = model.denoiser.network
-    model.denoiser.network = lambda x, time, labels: (
-        inner(x, time, labels) / torch.tensor([1.0, 1.0, 0.0, 1.0])[:, None, None, None]
+    model.denoiser.network = lambda x, time, labels, **more: (
+        inner(x, time, labels, **more) / torch.tensor([1.0, 1.0, 0.0, 1.0])[:, None, None, None]
     )  # 0 / 0 in the third picture
     with pytest.raises(
         FloatingPointError, match=r"loss is not finite at step 0 \(rank 0\), log-SNR -?\d+\.\d\d, pictures \d+ of"
@@ -416,6 +405,8 @@ def test_ranks_and_accumulated_batches_share_the_strata_of_a_batch(monkeypatch):
             model.log = lambda *a, **k: None
             loop = SimpleNamespace(total_batch_idx=index)
             model._trainer = SimpleNamespace(fit_loop=loop, global_step=3, world_size=2, accumulate_grad_batches=2)
-            monkeypatch.setattr(model, "losses", lambda x0, y, t, eps: drawn.append(t) or eps.mean((1, 2, 3)))
+            monkeypatch.setattr(
+                model, "losses", lambda x0, y, t, eps, **conditions: drawn.append(t) or eps.mean((1, 2, 3))
+            )
             model.training_step(Batch(torch.zeros(4, 1, 8, 8), torch.zeros(4).long(), torch.arange(4)), 0)
     assert sorted((torch.cat(drawn) * 16).floor().long().tolist()) == list(range(16))

@@ -29,7 +29,7 @@ def module(data, seed=0, compile=None, times=None, ema=None, scheduler=None, obj
         network=DiT(**sizes),
         times=times or LogitNormal(),
         **objective,
-        optimizer=partial(torch.optim.AdamW, lr=1e-2),
+        optimizer=partial(torch.optim.AdamW, lr=1e-2, fused=True),
         scheduler=scheduler or partial(cosine, total=50, warmup=3),
         ema=ema or Ema([0.9, 0.5]),
         facts=data.facts,
