@@ -39,7 +39,7 @@ def wsd(
     shape: "sqrt" for 1 - sqrt(x) of the share x of the cooldown, or "linear" for 1 - x. ValueError where the parts do
     not fit into `total`.
     """
-    cooldown = total // 5 if cooldown is None else cooldown
+    cooldown = max(1, total // 5) if cooldown is None else cooldown
     if shape not in _COOLDOWNS:
         raise ValueError(f"scheduler.shape must be one of {', '.join(_COOLDOWNS)}, got {shape!r}")
     if cooldown < 1 or warmup + cooldown > total:

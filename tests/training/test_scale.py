@@ -203,6 +203,7 @@ def test_wsd_does_not_know_the_end_before_its_cooldown():
     short, long = (wsd(torch.optim.SGD([torch.zeros(1)], lr=1.0), total, warmup=5) for total in (100, 200))
     assert [short.lr_lambdas[0](n) for n in range(81)] == [long.lr_lambdas[0](n) for n in range(81)]
     assert short.lr_lambdas[0](81) < 1 == long.lr_lambdas[0](81)
+    assert wsd(torch.optim.SGD([torch.zeros(1)], lr=1.0), total=4).lr_lambdas[0](3) == 1  # a cooldown of one step
 
 
 @pytest.mark.parametrize(
