@@ -1,4 +1,4 @@
-"""WHAT SCRIPTS AND COMMANDS SHARE: the way in from the command line, the device, and a config's way into plain containers."""
+"""WHAT SCRIPTS AND COMMANDS SHARE: the way in from a command line, the device, a config's way into plain containers."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import functools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 import torch
 from hydra.core.hydra_config import HydraConfig
-from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
 from dit.launch import Task
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
 
 
 def entry(
@@ -27,8 +29,8 @@ def entry(
     """`hydra.main` on the folder `configs`, as seen from the script, in which a user's mistake ends in one sentence and
     exit code 1, and a job runs in as many processes as it asks for; see `dit.launch.Task`.
 
-    whole: keys that must be whole numbers, with the least allowed. resolvers: `${name:...}` for the configs. trainer: the
-    key that says how many processes.
+    whole: keys that must be whole numbers, with the least allowed. resolvers: `${name:...}` for the configs. trainer:
+    the key that says how many processes.
     """
     # Lightning 2.6 calls what PyTorch 2.15 deprecates; nobody who runs a script can do anything about it.
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
@@ -91,6 +93,8 @@ def pick_device(name: str) -> torch.device:
 @contextmanager
 def finishing(loggers: Sequence[Logger]) -> Iterator[None]:
     """Ends the wandb run, as failed if the body raises: the jobs of a sweep share a process, each needs its own."""
+    from lightning.pytorch.loggers import WandbLogger
+
     exit_code = 1
     try:
         yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,8 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 if TYPE_CHECKING:  # Hydra imports this file for every command; what it needs comes with a sweep
+    from rich.console import Console
+
     from dit.launch import Planned, Slots, Task, Trial
 
 
@@ -38,6 +41,13 @@ class SlotLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Runs each trial that the manifest in `hydra.sweep.dir` does not have as finished."""
+        try:
+            return self._launch(job_overrides, initial_job_idx)
+        except ValueError as error:
+            sys.stderr.write(f"error: {error}\n")
+            raise SystemExit(1) from None
+
+    def _launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from rich.console import Console
 
         from dit.launch import Manifest, Slots, Sweep
@@ -46,22 +56,20 @@ class SlotLauncher(Launcher):
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         slots, console = Slots(self.slots), Console(highlight=False)
         if self.gpus_per_job is not None and self.gpus_per_job > slots.gpus:
-            raise ValueError(
-                f"hydra.launcher.gpus_per_job={self.gpus_per_job}, but this process sees {slots.gpus} GPUs"
-            )
+            raise ValueError(f"hydra.launcher.gpus_per_job={self.gpus_per_job}: this process sees {slots.gpus} GPUs")
         with Manifest(Path(self.config.hydra.sweep.dir)) as manifest:
             configs = [self._compose(initial_job_idx + index, list(o)) for index, o in enumerate(job_overrides)]
             trials = [manifest.add(_trial(config)) for config in configs]
             todo = [(t, config) for t, config in zip(trials, configs, strict=True) if t.state != "finished"]
-            planned = [plan for t, config in todo if (plan := self._plan(t, config, slots)) is not None]
+            planned = [plan for t, config in todo if (plan := self._plan(t, config, slots, console)) is not None]
             before = f", {len(trials) - len(todo)} finished before" if len(todo) < len(trials) else ""
             console.print(f"{len(trials)} trials{before}: {manifest.file}", soft_wrap=True)
-            Sweep(manifest, slots, console).run(planned)
+            fixed = [str(override) for override in self.config.hydra.overrides.task]
+            Sweep(manifest, slots, console, fixed).run(planned)
         failed = [trial for trial in trials if trial.state == "failed"]
         self.task.failed += len(failed)
-        for trial in failed:
-            console.print(f"#{trial.number} failed: {trial.error}", soft_wrap=True)
-        console.print(f"{len(trials) - len(failed)} of {len(trials)} trials finished", soft_wrap=True)
+        names = "; failed: " + ", ".join(f"#{trial.number}" for trial in failed) if failed else ""
+        console.print(f"{len(trials) - len(failed)} of {len(trials)} trials finished{names}", soft_wrap=True)
         return [_returned(trial, config) for trial, config in zip(trials, configs, strict=True)]
 
     def _compose(self, number: int, overrides: list[str]) -> DictConfig:
@@ -70,7 +78,7 @@ class SlotLauncher(Launcher):
             config.hydra.job.id = config.hydra.job.num = number
         return config
 
-    def _plan(self, trial: Trial, config: DictConfig, slots: Slots) -> Planned | None:
+    def _plan(self, trial: Trial, config: DictConfig, slots: Slots, console: Console) -> Planned | None:
         """None if its configuration is a mistake already: the trial has failed."""
         from dit.launch import Planned, sentence
 
@@ -82,6 +90,7 @@ class SlotLauncher(Launcher):
                 self.task.count(task_config, size)  # a list of GPUs must be within the slot
         except ValueError as error:
             trial.state, trial.error = "failed", sentence(error)
+            console.print(f"#{trial.number} failed: error: {trial.error}", soft_wrap=True)
             return None
         return Planned(trial, size, ranks, self._preparing(config))
 

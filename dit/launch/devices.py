@@ -37,9 +37,7 @@ def count_ranks(trainer: Any, gpus: int | None = None) -> int:
     if isinstance(devices, str):
         devices = [int(part) for part in devices.split(",") if part.strip().isdigit()] or None
     if isinstance(devices, bool) or devices is None or (isinstance(devices, int) and devices < 1):
-        raise ValueError(
-            f"trainer.devices must be a number, auto, -1 or a list of GPU numbers, got {trainer.devices!r}"
-        )
+        raise ValueError(f"trainer.devices must be a number, auto, -1 or a list of GPUs, got {trainer.devices!r}")
     wanted = range(devices) if isinstance(devices, int) else list(devices)
     if not wanted or max(wanted) >= count or len(set(wanted)) != len(wanted):
         raise ValueError(f"trainer.devices={trainer.devices}, but this process sees {count} GPUs")

@@ -54,7 +54,7 @@ class Group:
             self.store.set("value", json.dumps(number))
 
     def first_to_fail(self, error: str) -> bool:
-        """Whether no rank has failed before: the one that says why. False too where the store has gone with its host."""
+        """Whether no rank failed before this one, which then says why; False too where the store's host is gone."""
         try:
             if self.store.add("failures", 1) > 1:
                 return False
@@ -67,7 +67,10 @@ class Group:
 @functools.cache
 def this_group() -> Group | None:
     """The group of this process, from its environment. None for a process that nobody started as one of several."""
-    return _group(os.environ)
+    group = _group(os.environ)
+    if group is not None and os.environ.get("SLURM_JOB_NAME") == "interactive":
+        os.environ["SLURM_JOB_NAME"] = "srun"  # within salloc; by that name Lightning would not see the tasks
+    return group
 
 
 def _group(env: Mapping[str, str]) -> Group | None:
@@ -77,7 +80,7 @@ def _group(env: Mapping[str, str]) -> Group | None:
         hosts = env.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
         attempt = env.get("TORCHELASTIC_RESTART_COUNT", "0")
         return Group(int(env["RANK"]), size, local_size, size // local_size, "torchrun", address, hosts, attempt)
-    if int(env.get("SLURM_STEP_NUM_TASKS", "1")) > 1 and env.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
+    if int(env.get("SLURM_STEP_NUM_TASKS", "1")) > 1 and "SLURM_PTY_PORT" not in env:  # srun, but no shell of srun's
         size, nodes = int(env["SLURM_STEP_NUM_TASKS"]), int(env["SLURM_STEP_NUM_NODES"])
         return Group(int(env["SLURM_PROCID"]), size, size // nodes, nodes, "srun", _slurm_address(env), hosts=True)
     return None

@@ -60,24 +60,18 @@ class Manifest:
 
         ValueError if the sweep's folder holds another sweep, or the trial's folder something else.
         """
-        inside = (self.folder / trial.folder).resolve()
+        inside, where = (self.folder / trial.folder).resolve(), f"hydra.sweep.dir={self.folder}"
         others = [other.folder for other in self.trials.values() if other.number != trial.number]
         if self.folder.resolve() not in inside.parents or trial.folder in others:
-            raise ValueError(
-                f"hydra.sweep.subdir must name a folder in hydra.sweep.dir for each trial, got {trial.folder}"
-            )
+            raise ValueError(f"hydra.sweep.subdir={trial.folder} must be a folder in hydra.sweep.dir, one a trial")
         if trial.number not in self.trials and inside.exists():
-            raise ValueError(
-                f"{self.folder / trial.folder} exists, but not from this sweep: choose another hydra.sweep.dir"
-            )
+            raise ValueError(f"{where} holds {trial.folder}, which is not of this sweep: choose another folder")
         before = self.trials.setdefault(trial.number, trial)
         if (before.overrides, before.config) != (trial.overrides, trial.config):
-            changed = (
-                "the overrides" if before.overrides != trial.overrides else "the configuration behind the overrides"
-            )
+            what = "its overrides" if before.overrides != trial.overrides else "the configuration behind its overrides"
             raise ValueError(
-                f"hydra.sweep.dir={self.folder} holds another sweep: {changed} of trial {trial.number} "
-                f"({' '.join(before.overrides)}) changed since; finish it with its own command or choose another folder"
+                f"{where} holds another sweep: trial {trial.number} was {' '.join(before.overrides)}, and {what} "
+                "changed since; go on with the command and the files it was begun with, or choose another folder"
             )
         return before
 

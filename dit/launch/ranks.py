@@ -24,9 +24,9 @@ _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 class Ranks:
     """`size` processes of `command`, each handed the packed job by a store that this process hosts.
 
-    They lead process groups of their own, so that a terminal's Ctrl-C reaches them once, through here; when this process
-    dies, by whatever signal, the kernel kills them. environment: on top of this process's; output: where they write,
-    by default where this process does.
+    They lead process groups of their own, so that a terminal's Ctrl-C reaches them once, through here; when this
+    process dies, by whatever signal, the kernel kills them. environment: on top of this process's; output: where they
+    write, by default where this process does.
     """
 
     def __init__(

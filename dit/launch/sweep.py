@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -62,11 +62,11 @@ class Sweep:
     """Runs what is planned, in order, as slots come free; trial k writes to `<its folder>/output.log`.
 
     A trial that fails is noted in the manifest and the next one goes on. A folder that a broken trial left is emptied
-    before the trial is done again.
+    before the trial is done again. fixed: overrides that all trials share, which need no mention.
     """
 
-    def __init__(self, manifest: Manifest, slots: Slots, console: Console):
-        self.manifest, self.slots, self.console = manifest, slots, console
+    def __init__(self, manifest: Manifest, slots: Slots, console: Console, fixed: Sequence[str] = ()):
+        self.manifest, self.slots, self.console, self.fixed = manifest, slots, console, fixed
         self._running: dict[int, tuple[Planned, Ranks, IO[bytes]]] = {}
 
     def run(self, planned: list[Planned]) -> None:
@@ -104,7 +104,7 @@ class Sweep:
         trial.ended = trial.exit_code = trial.error = trial.value = None
         self.manifest.write()
         where = f" on GPU {','.join(slot)}" if self.slots.gpus else ""
-        self._say(f"#{trial.number} started{where}: {' '.join(trial.overrides)}")
+        self._say(f"#{trial.number} started{where}: {' '.join(o for o in trial.overrides if o not in self.fixed)}")
 
     def _end(self, number: int, signals: list[int]) -> None:
         planned, ranks, log = self._running.pop(number)

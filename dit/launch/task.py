@@ -146,6 +146,10 @@ class Task:
             if sweeping:
                 raise Mistake(said) from None
             raise SystemExit(1) from None
+        except KeyboardInterrupt:
+            if group is None:
+                raise
+            raise SystemExit(130) from None  # the terminal's user knows, and one line from each rank is too many
         except Exception as error:
             if group is None or group.first_to_fail(f"{type(error).__name__}: {error}") or sweeping:
                 raise
