@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from torch.distributed import PrefixStore, Store, TCPStore
+from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
 RANK_OF = "--rank-of"  # the argument of ranks that `Ranks` starts; the folder after it is for whoever reads `ps`
 _WAIT = timedelta(minutes=10)  # for rank 0, which is importing and composing
@@ -42,7 +42,7 @@ class Group:
 
     def publish(self, job: bytes) -> None:
         """Rank 0 hands the job to the others; empty: there is none, they may leave."""
-        self.store.set("job", job)
+        self.store.set("job", job)  # type: ignore[arg-type]
 
     def receive(self) -> bytes:
         return self.store.get("job")

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import IO, Any
 
-from torch.distributed import PrefixStore, TCPStore
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 GRACE = 15.0  # seconds between asking the ranks beside a broken one to end and making them
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -39,11 +39,11 @@ class Ranks:
     ):
         store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         self._store = PrefixStore("dit/0", store)
-        self._store.set("job", job)
+        self._store.set("job", job)  # type: ignore[arg-type]
         self._broken: tuple[int, int] | None = None  # the first rank that failed, and its code
         self._deadline = 0.0
         shared = {
-            "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // size)),  # the user's own wins
+            "OMP_NUM_THREADS": str(max(1, cores() // size)),  # the user's own wins
             **os.environ,
             **(environment or {}),
             "WORLD_SIZE": str(size),
@@ -136,12 +136,19 @@ def forwarding(running: list[Ranks]) -> Iterator[list[int]]:
     if threading.current_thread() is not threading.main_thread():
         yield noted
         return
-    before = {number: signal.signal(number, forward) for number in FORWARDED}
+    # What is ignored stays so: nohup.
+    heard = [number for number in FORWARDED if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, forward) for number in heard}
     try:
         yield noted
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _die_with_parent() -> None:

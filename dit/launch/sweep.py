@@ -17,7 +17,7 @@ from rich.live import Live
 from rich.text import Text
 
 from dit.launch.manifest import Manifest, Trial
-from dit.launch.ranks import Ranks, forwarding
+from dit.launch.ranks import Ranks, cores, forwarding
 
 
 class Slots:
@@ -96,8 +96,11 @@ class Sweep:
             shutil.rmtree(folder)
         command, job = planned.prepare()
         log = (folder / "output.log").open("wb")
-        cores = max(1, len(os.sched_getaffinity(0)) // planned.ranks // (self.slots.total // planned.slots))
-        environment = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(cores)), **self.slots.environment(slot)}
+        threads = max(1, cores() // planned.ranks // (self.slots.total // planned.slots))
+        environment = {
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
+            **self.slots.environment(slot),
+        }
         ranks = Ranks(command, job, planned.ranks, environment, log)
         self._running[trial.number] = planned, ranks, log
         trial.state, trial.slot, trial.started = "running", slot, _now()

@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from dit.launch import Ranks, check_starter, count_ranks, wait
 from dit.launch.devices import adopt_group
 from dit.launch.group import Group, _group
+from dit.launch.ranks import forwarding
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = [sys.executable, str(ROOT / "tests" / "launch" / "stand_in.py")]
@@ -147,15 +148,38 @@ def test_a_killed_rank_is_reported(tmp_path, capfd):
     assert not alive(ranks[0])
 
 
-def test_the_exit_code_is_that_of_the_first_to_fail(monkeypatch):
+DEAF = """
+import os, pathlib, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+folder = pathlib.Path(sys.argv[1])
+(folder / os.environ["RANK"]).touch()
+while os.environ["RANK"] != "1" or len(list(folder.iterdir())) < 3:
+    time.sleep(0.05)
+sys.exit(7)
+"""
+
+
+def test_the_exit_code_is_that_of_the_first_to_fail(monkeypatch, tmp_path):
+    """Rank 1 fails once the others are deaf to being asked to end."""
     monkeypatch.setattr("dit.launch.ranks.GRACE", 0.5)
-    deaf = "import os, signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
-    code = deaf + "sys.exit(7) if os.environ['RANK'] == '1' else time.sleep(600)"
-    ranks = Ranks([sys.executable, "-c", code], b"job", 3)
+    ranks = Ranks([sys.executable, "-c", DEAF, str(tmp_path)], b"job", 3)
     assert wait(ranks) == 7
     assert ranks.death == "rank 1 left with 7"
     assert [process.returncode for process in ranks.processes] == [-9, 7, -9]
     assert not ranks.finished
+
+
+def test_signals_that_are_ignored_stay_so():
+    """Under nohup, say."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN), signal.getsignal(signal.SIGTERM)
+    try:
+        with forwarding([]) as noted:
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert noted == [signal.SIGTERM]
+        assert signal.getsignal(signal.SIGTERM) == before[1]
+    finally:
+        signal.signal(signal.SIGHUP, before[0])
 
 
 @pytest.mark.slow
