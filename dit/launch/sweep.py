@@ -71,7 +71,7 @@ class Sweep:
 
     def run(self, planned: list[Planned]) -> None:
         """Until all have ended. SystemExit if a signal ended them: it went to the trials, and no other was started."""
-        queue, ranks = list(planned), []
+        queue, ranks, shown = list(planned), [], Text()
         for item in queue:
             item.trial.state = "queued"
         self.manifest.write()
@@ -79,12 +79,14 @@ class Sweep:
             while (queue and not signals) or self._running:
                 while queue and not signals and (slot := self.slots.take(queue[0].slots)) is not None:
                     self._start(queue.pop(0), slot)
+                before, ranks[:] = list(ranks), [group for _, group, _ in self._running.values()]
+                for late in [group for group in ranks if signals and group not in before]:
+                    late.send(signals[-1])  # which came while it was being started
                 ended = [number for number, (_, group, _) in self._running.items() if group.poll() is not None]
                 for number in ended:
-                    self._end(number, signals)
-                ranks[:] = [group for _, group, _ in self._running.values()]
-                if self.console.is_terminal:
-                    live.update(self._status(len(queue)), refresh=True)
+                    self._end(number)
+                if self.console.is_terminal and (status := self._status(len(queue))) != shown:
+                    live.update(shown := status, refresh=True)
                 if not ended:
                     time.sleep(0.1)
         if signals:
@@ -97,11 +99,8 @@ class Sweep:
         command, job = planned.prepare()
         log = (folder / "output.log").open("wb")
         threads = max(1, cores() // planned.ranks // (self.slots.total // planned.slots))
-        environment = {
-            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
-            **self.slots.environment(slot),
-        }
-        ranks = Ranks(command, job, planned.ranks, environment, log)
+        shared = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
+        ranks = Ranks(command, job, planned.ranks, shared | self.slots.environment(slot), log)
         self._running[trial.number] = planned, ranks, log
         trial.state, trial.slot, trial.started = "running", slot, _now()
         trial.ended = trial.exit_code = trial.error = trial.value = None
@@ -109,7 +108,7 @@ class Sweep:
         where = f" on GPU {','.join(slot)}" if self.slots.gpus else ""
         self._say(f"#{trial.number} started{where}: {' '.join(o for o in trial.overrides if o not in self.fixed)}")
 
-    def _end(self, number: int, signals: list[int]) -> None:
+    def _end(self, number: int) -> None:
         planned, ranks, log = self._running.pop(number)
         trial, code = planned.trial, ranks.poll()
         log.close()
