@@ -124,6 +124,7 @@ def started(tmp_path, *arguments):
     return process, [int(pid) for _, pid, _ in runs(tmp_path)]
 
 
+@pytest.mark.slow
 def test_no_rank_outlives_its_parent(tmp_path):
     process, ranks = started(tmp_path, "hang=true")
     process.kill()
@@ -278,6 +279,13 @@ def test_a_group_is_read_from_the_environment():
         assert group == Group(3, 8, 4, 2, "srun", (first, 18658), hosts=True)
     assert _group({**slurm, "SLURM_STEP_NUM_TASKS": "1"}) is None
     assert _group({**slurm, "SLURM_PTY_PORT": "1", "SLURM_STEP_NODELIST": "n"}) is None
+
+
+@pytest.mark.slow
+def test_a_bug_shows_the_traceback_of_one_rank(tmp_path):
+    code, text = run(*SCRIPT, "seconds=x", "trainer.devices=2", f"hydra.run.dir={tmp_path}")
+    assert code == 1
+    assert text.count("Traceback") == text.count("TypeError") == 1, text
 
 
 @pytest.mark.parametrize("starter", ["python", pytest.param("torchrun", marks=pytest.mark.slow)])

@@ -50,10 +50,6 @@ def test_a_broken_trial_ends_neither_the_sweep_nor_the_others_and_is_redone(tmp_
     assert not (tmp_path / "1" / "left over").exists()
     assert "3 trials, 1 finished before" in text
 
-    code, text = run(*command, "fail=[0]", "b=6")
-    assert code == 1
-    assert f"error: hydra.sweep.dir={tmp_path} holds another sweep: trial 0 was a=-1 fail=[0] b=5" in text
-
 
 @pytest.mark.slow
 def test_a_killed_sweep_is_resumed(tmp_path):
