@@ -13,6 +13,7 @@ from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 if TYPE_CHECKING:  # Hydra imports this file for every command; what it needs comes with a sweep
     from rich.console import Console
@@ -84,11 +85,12 @@ class SlotLauncher(Launcher):
 
         task_config = _task_config(config)
         try:
-            ranks = self.task.count(task_config, slots.gpus and (self.gpus_per_job or slots.gpus))
-            size = (self.gpus_per_job or ranks) if slots.gpus else 1
+            ranks = self.task.count(task_config, self.gpus_per_job or slots.gpus or None)
+            # A job on the CPU of a machine with GPUs may have more processes than there are GPUs.
+            size = (self.gpus_per_job or min(ranks, slots.gpus)) if slots.gpus else 1
             if slots.gpus:
                 self.task.count(task_config, size)  # a list of GPUs must be within the slot
-        except ValueError as error:
+        except (ValueError, OmegaConfBaseException) as error:
             trial.state, trial.error = "failed", sentence(error)
             console.print(f"#{trial.number} failed: error: {trial.error}", soft_wrap=True)
             return None

@@ -8,9 +8,11 @@ import sys
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from rich.console import Console
 
-from dit.launch import Manifest, Planned, Slots, Sweep, Trial
+from dit.launch import Manifest, Planned, Slots, Sweep, Task, Trial
+from hydra_plugins.ditlab import SlotLauncher
 from tests.launch.test_launch import ENVIRONMENT, ROOT, SCRIPT, alive, check_two_ranks, run, runs, until
 
 CONFIGS = f"hydra.searchpath=[file://{ROOT}/configs]"
@@ -186,6 +188,35 @@ def test_gpus_are_handed_out_and_given_back(tmp_path, monkeypatch):
     assert trials[0].exit_code == 0
 
 
+@pytest.mark.parametrize(
+    ("launcher", "trainer", "expected"),
+    [
+        ({}, {}, (1, 1)),
+        ({}, {"devices": 2}, (2, 2)),
+        ({}, {"devices": "auto"}, (4, 4)),
+        ({"gpus_per_job": 2}, {"devices": "auto"}, (2, 2)),
+        ({"gpus_per_job": 2}, {}, (2, 1)),
+        ({}, {"devices": 6, "accelerator": "cpu"}, (4, 6)),
+        ({"slots": 3}, {"devices": 2}, (1, 2)),
+        ({"slots": 3}, {"devices": -1}, (1, 4)),
+        ({"gpus_per_job": 1}, {"devices": 2}, "trainer.devices=2, but this process sees 1 GPUs"),
+        ({}, {"devices": [2, 3]}, "trainer.devices=[2, 3], but this process sees 2 GPUs"),
+        ({}, {"devices": 5}, "trainer.devices=5, but this process sees 4 GPUs"),
+    ],
+)
+def test_gpus_and_processes_of_a_trial(launcher, trainer, expected, monkeypatch):
+    """On a machine of four GPUs: (slots it takes, processes it runs in), or why not."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr("hydra_plugins.ditlab._task_config", lambda config: config)
+    config = OmegaConf.create({"trainer": {"accelerator": "auto", "devices": 1, "num_nodes": 1, "strategy": "auto"}})
+    config.trainer.merge_with(trainer)
+    slots = SlotLauncher(**launcher)
+    slots.task = Task(test_slots_without_gpus, {}, "trainer")
+    trial = Trial(0, [], "digest", "0")
+    plan = slots._plan(trial, config, Slots(slots.slots), Console(quiet=True))
+    assert (trial.error if plan is None else (plan.slots, plan.ranks)) == expected
+
+
 def test_slots_without_gpus():
     assert Slots(None).total == max(1, torch.cuda.device_count())
     slots = Slots(2)
@@ -228,7 +259,5 @@ def test_a_manifest_is_read_back_and_guards_its_folder(tmp_path):
     ],
 )
 def test_mistakes_in_the_launcher_are_refused(arguments, sentence):
-    from hydra_plugins.ditlab import SlotLauncher
-
     with pytest.raises(ValueError, match=re.escape(sentence)):
         SlotLauncher(**arguments)
