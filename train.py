@@ -17,8 +17,9 @@ from dit.training import DiTModule, RenamedCheckpointIO, start_from
     "train",
     whole={"seed": 0, "steps": 1, "validate_every": 1},
     resolvers={**RESOLVERS, "product": mul},
+    trainer="trainer",
 )
-def main(config: DictConfig) -> None:
+def main(config: DictConfig) -> float | None:
     if config.finetune_from is not None:
         start = load(config.finetune_from, key="finetune_from")
         adopt(config, start.passport)
@@ -50,6 +51,7 @@ def main(config: DictConfig) -> None:
         trainer.fit(module, data, ckpt_path=config.resume, weights_only=True)
     if trainer.is_global_zero:
         print(f"checkpoint: {config.callbacks.checkpoint.folder}/last.ckpt")
+    return float(trainer.callback_metrics["val/loss"]) if "val/loss" in trainer.callback_metrics else None
 
 
 if __name__ == "__main__":

@@ -1,27 +1,22 @@
-"""WHAT SCRIPTS AND COMMANDS SHARE: one-sentence errors, the device, and a config's way into plain containers."""
+"""WHAT SCRIPTS AND COMMANDS SHARE: the way in from a command line, the device, a config's way into plain containers."""
 
 from __future__ import annotations
 
 import functools
-import os
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import CompactHydraException, InstantiationException
-from hydra.types import RunMode
-from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
+from dit.launch import Task
 
-class Mistake(CompactHydraException):
-    """How a job of a sweep ends over a user's mistake: Hydra goes on with the next job, and shows no traceback."""
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
 
 
 def entry(
@@ -29,53 +24,25 @@ def entry(
     whole: dict[str, int],
     resolvers: dict[str, Callable[..., Any]] | None = None,
     configs: str = "configs",
+    trainer: str | None = None,
 ) -> Callable[..., Any]:
     """`hydra.main` on the folder `configs`, as seen from the script, in which a user's mistake ends in one sentence and
-    exit code 1.
+    exit code 1, and a job runs in as many processes as it asks for; see `dit.launch.Task`.
 
-    A mistake is a ValueError, a FloatingPointError, or what Hydra and OmegaConf raise; anything else is a bug of ours
-    and keeps its traceback, as does everything under HYDRA_FULL_ERROR=1. whole: keys that must be whole numbers, with
-    the least allowed. resolvers: `${name:...}` for the configs.
+    whole: keys that must be whole numbers, with the least allowed. resolvers: `${name:...}` for the configs. trainer:
+    the key that says how many processes.
     """
     # Lightning 2.6 calls what PyTorch 2.15 deprecates; nobody who runs a script can do anything about it.
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
     for name, resolver in (resolvers or {}).items():
         OmegaConf.register_new_resolver(name, resolver, replace=True)
 
-    def decorate(main: Callable[[DictConfig], None]) -> Callable[[], None]:
-        @functools.wraps(main)
-        def checked(config: DictConfig) -> None:
-            try:
-                for key, least in whole.items():
-                    _check_whole(key, config[key], least)
-                main(config)
-            except (ValueError, FloatingPointError, InstantiationException, OmegaConfBaseException) as error:
-                if os.environ.get("HYDRA_FULL_ERROR", "0") == "1":
-                    raise
-                sys.stderr.write(f"error: {sentence(error)}\n")
-                if HydraConfig.get().mode == RunMode.MULTIRUN:
-                    raise Mistake(sentence(error)) from None
-                raise SystemExit(1) from None
-
-        return hydra.main(version_base="1.3", config_path=configs, config_name=config_name)(checked)
+    def decorate(main: Callable[[DictConfig], Any]) -> Callable[[], None]:
+        task = Task(main, whole, trainer)
+        hydra_main = hydra.main(version_base="1.3", config_path=configs, config_name=config_name)(task)
+        return functools.partial(task.start, hydra_main)
 
     return decorate
-
-
-def _check_whole(key: str, value: Any, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{key} must be a whole number of at least {least}, got {value!r}")
-
-
-def sentence(error: BaseException) -> str:
-    """The innermost message in one line: Hydra wraps what a constructor raised, OmegaConf puts words before what a
-    resolver raised, a data worker adds its traceback."""
-    while error.__cause__ is not None and isinstance(error, InstantiationException | OmegaConfBaseException):
-        error = error.__cause__
-    message = str(error).strip()
-    if "DataLoader worker process" in message:
-        message = message.splitlines()[-1].partition(": ")[2]
-    return " ".join(message.split()).removeprefix("ValueError raised while resolving interpolation: ")
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
@@ -126,6 +93,8 @@ def pick_device(name: str) -> torch.device:
 @contextmanager
 def finishing(loggers: Sequence[Logger]) -> Iterator[None]:
     """Ends the wandb run, as failed if the body raises: the jobs of a sweep share a process, each needs its own."""
+    from lightning.pytorch.loggers import WandbLogger
+
     exit_code = 1
     try:
         yield

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SOURCES = [f for folder in ("dit", "data") for f in (ROOT / folder).rglob("*.py")] + sorted(ROOT.glob("*.py"))
+FOLDERS = ("dit", "data", "hydra_plugins")
+SOURCES = [f for folder in FOLDERS for f in (ROOT / folder).rglob("*.py")] + sorted(ROOT.glob("*.py"))
 
 FRAMEWORK = {"lightning", "pytorch_lightning", "hydra", "omegaconf", "wandb"}
 FORBIDDEN = {
@@ -19,7 +20,8 @@ FORBIDDEN = {
     "dit.solvers": FRAMEWORK | {"dit.model", "dit.training", "torchvision", "einops", "data"},
     "dit.evaluation": FRAMEWORK | {"dit.model", "dit.training", "data"},
     "dit.checkpoint": FRAMEWORK | {"dit.solvers", "dit.training", "torchvision", "diffusers", "rich", "data"},
-    "dit.training": {"hydra", "omegaconf", "data", "dit.cli"},
+    "dit.training": {"hydra", "omegaconf", "data", "dit.cli", "dit.launch"},
+    "dit.launch": {"lightning", "wandb", "torchvision", "data", "dit.training", "dit.model", "dit.cli"},
     "data": {"dit", "hydra", "omegaconf"},
 }
 

@@ -45,6 +45,8 @@ def verify(root: Path, data: Pictures, autoencoder: Autoencoder, shown: int, dev
     error = (originals.double() - decoded.double()).square().mean((1, 2, 3))  # [2 shown]
     ratio = float((10 * torch.log10(255**2 / error.clamp(min=1e-9))).mean())
     rows = torch.cat([row for pair in zip(originals.chunk(2), decoded.chunk(2), strict=True) for row in pair])
+    enlarged = max(1, 96 // rows.shape[-1])
+    rows = rows.repeat_interleave(enlarged, dim=-1).repeat_interleave(enlarged, dim=-2)
     picture = root / "verify.png"
     to_pil_image(make_grid(rows, nrow=originals.shape[0] // 2, padding=2, pad_value=255)).save(picture)
     files, count = len(made.shards), sum(made.plan.counts.values())

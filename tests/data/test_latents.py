@@ -192,7 +192,7 @@ def test_verify_draws_pictures_beside_what_their_latents_become(made, vae, tmp_p
     )
     from PIL import Image
 
-    assert Image.open(picture).size == (5 * 18 + 2, 4 * 18 + 2)
+    assert Image.open(picture).size == (5 * 98 + 2, 4 * 98 + 2)  # 16 pixels six times as large
 
 
 @pytest.mark.parametrize("damage", ["bit", "short", "gone", "labels"])

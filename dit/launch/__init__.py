@@ -1,0 +1,30 @@
+"""STARTING PROCESSES: the ranks of a job, the trials of a sweep. Every job is composed once, by one process; the others
+of its group are handed what that one composed, and so agree on every key and on the output directory.
+"""
+
+from dit.launch.devices import check_starter, count_ranks
+from dit.launch.group import RANK_OF, Group, this_group
+from dit.launch.job import Job
+from dit.launch.manifest import Manifest, Trial
+from dit.launch.ranks import Ranks, wait
+from dit.launch.sweep import Planned, Slots, Sweep
+from dit.launch.task import Mistake, Task, sentence
+
+__all__ = [
+    "RANK_OF",
+    "Group",
+    "Job",
+    "Manifest",
+    "Mistake",
+    "Planned",
+    "Ranks",
+    "Slots",
+    "Sweep",
+    "Task",
+    "Trial",
+    "check_starter",
+    "count_ranks",
+    "sentence",
+    "this_group",
+    "wait",
+]

@@ -1,0 +1,156 @@
+"""What Hydra runs: a script's `main`, in as many processes as its job asks for, a user's mistake in one sentence."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException, InstantiationException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from dit.launch.devices import adopt_group, check_starter, count_ranks
+from dit.launch.group import RANK_OF, Group, this_group
+from dit.launch.job import Job
+from dit.launch.ranks import Ranks, wait
+
+
+class Mistake(CompactHydraException):
+    """How a job of a sweep ends over a user's mistake: Hydra goes on with the next job, and shows no traceback."""
+
+
+def sentence(error: BaseException) -> str:
+    """The innermost message in one line: Hydra wraps what a constructor raised, OmegaConf puts words before what a
+    resolver raised, a data worker adds its traceback."""
+    while error.__cause__ is not None and isinstance(error, InstantiationException | OmegaConfBaseException):
+        error = error.__cause__
+    message = str(error).strip()
+    if "DataLoader worker process" in message:
+        message = message.splitlines()[-1].partition(": ")[2]
+    return " ".join(message.split()).removeprefix("ValueError raised while resolving interpolation: ")
+
+
+class Task:
+    """A Hydra task function around `main`, which returns what a sweeper is to optimise, or None.
+
+    A job that asks for several processes is run by that many, each handed this one's configuration; a process that is
+    one of several already takes its place among them. whole: keys that must be whole numbers, with the least allowed.
+    trainer: the key of the node with accelerator, devices, num_nodes and strategy; None for a script of one process.
+
+    A mistake is a ValueError, a FloatingPointError, or what Hydra and OmegaConf raise; anything else is a bug of ours
+    and keeps its traceback, as does everything under HYDRA_FULL_ERROR=1. Of several ranks the first to fail speaks.
+    """
+
+    def __init__(self, main: Callable[[DictConfig], Any], whole: dict[str, int], trainer: str | None):
+        self.main, self.whole, self.trainer = main, whole, trainer
+        self.failed = 0  # trials of a sweep, counted by its launcher: not every sweeper says so at the end
+        self.script = str(Path(inspect.getfile(main)).resolve())
+        functools.update_wrapper(self, main)  # Hydra looks for the script there
+
+    def __call__(self, config: DictConfig) -> Any:
+        """Called by Hydra, with the job it composed."""
+        group = this_group() if self.trainer else None
+        with self._one_sentence(group, sweeping=HydraConfig.get().mode == RunMode.MULTIRUN):
+            if group is not None:
+                job = Job.of(config)
+                job.pin_time()
+                if group.rank == 0:
+                    group.publish(job.packed())
+                return self._run(config, group)
+            count = self.count(config)
+            return self._spread(config, count) if count > 1 else self.main(config)
+
+    def start(self, hydra_main: Callable[[], None]) -> None:
+        """What the script calls: only one process of a group composes, and makes the output directory."""
+        group = this_group()
+        if sys.argv[1:2] == [RANK_OF]:
+            warnings.filterwarnings("ignore", message="The `srun` command is available")
+        if group is not None and (sys.argv[1:2] == [RANK_OF] or (self.trainer and group.rank > 0)):
+            if content := group.receive():
+                config = Job.unpacked(content).enter(group.rank)
+                with self._one_sentence(group, sweeping=False):
+                    self._run(config, group)
+        elif group is None or not self.trainer:
+            hydra_main()
+            if self.failed:
+                raise SystemExit(1)
+        else:
+            try:
+                if {"-m", "--multirun"} & set(sys.argv[1:]):
+                    sys.stderr.write(f"error: a sweep starts its own processes: run it without {group.starter}\n")
+                    raise SystemExit(1)
+                hydra_main()
+            finally:
+                if not group.store.check(["job"]):
+                    group.publish(b"")
+
+    def count(self, config: DictConfig, gpus: int | None = None) -> int:
+        """How many processes of this machine the job is for. gpus: as in `count_ranks`. ValueError for a mistake."""
+        self._check(config)
+        return count_ranks(config[self.trainer], gpus) if self.trainer else 1
+
+    def command(self, folder: str) -> list[str]:
+        """Of one rank of a job with that output directory."""
+        return [sys.executable, self.script, RANK_OF, folder]
+
+    def _spread(self, config: DictConfig, count: int) -> Any:
+        job = Job.of(config)
+        ranks = Ranks(self.command(job.folder), job.packed(), count)
+        code = wait(ranks)
+        if code == 0:
+            return ranks.value
+        error = ranks.error
+        if error is None:
+            error = ranks.death
+            sys.stderr.write(f"error: {error}\n")  # else the rank has said it
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise Mistake(error)
+        raise SystemExit(code)
+
+    def _run(self, config: DictConfig, group: Group) -> Any:
+        self._check(config)
+        if self.trainer:
+            adopt_group(config[self.trainer], group)
+        value = self.main(config)
+        group.finish(value)
+        return value
+
+    def _check(self, config: DictConfig) -> None:
+        for key, least in self.whole.items():
+            value = config[key]
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ValueError(f"{key} must be a whole number of at least {least}, got {value!r}")
+        if self.trainer:
+            check_starter(config[self.trainer])
+
+    @contextmanager
+    def _one_sentence(self, group: Group | None, sweeping: bool) -> Iterator[None]:
+        try:
+            yield
+        except (ValueError, FloatingPointError, InstantiationException, OmegaConfBaseException) as error:
+            said = sentence(error)
+            first = group is None or group.first_to_fail(said)
+            if os.environ.get("HYDRA_FULL_ERROR", "0") == "1":
+                raise
+            if first:
+                sys.stderr.write(f"error: {said}\n")
+            if sweeping:
+                raise Mistake(said) from None
+            raise SystemExit(1) from None
+        except KeyboardInterrupt:
+            if group is None:
+                raise
+            raise SystemExit(130) from None  # the terminal's user knows, and one line from each rank is too many
+        except Exception as error:
+            if group is None or group.first_to_fail(f"{type(error).__name__}: {error}") or sweeping:
+                raise
+            raise SystemExit(1) from None
