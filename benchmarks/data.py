@@ -1,8 +1,8 @@
 """How fast pictures come: `python -m benchmarks.data` measures our loaders beside torchvision's in one run.
 
 Batches of 128 in model space, mirrored at random, on the CPU, which is also the device where `storage=device` and
-augmentation say so. Pictures in memory are of CIFAR's sizes, files are JPEGs
-of 500 x 375 resized to 256; both are made up. Rounds alternate between the loaders, so that a machine whose speed
+augmentation say so. Pictures in memory are of CIFAR's sizes, files are JPEGs of 500 x 375 resized to 256, latents are
+4 x 32 x 32, as of pictures of 256; all are made up. Rounds alternate between the loaders, so that a machine whose speed
 drifts favours none; what workers made while they were not watched is not counted.
 """
 
@@ -24,10 +24,14 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import CIFAR10, ImageFolder
 
-from data import Folder, Karras, Pictures, Synthetic
+from data import Folder, Karras, Latents, Pictures, Synthetic
+from data.latents import manifest
+from data.latents.encode import finish
+from data.latents.manifest import Plan
 
 BATCH = 128
 FILES, WIDTH, HEIGHT, SIZE = 512, 500, 375, 256
+LATENTS = 4096
 
 
 def main() -> None:
@@ -43,7 +47,7 @@ def main() -> None:
             Synthetic(pictures=50_000, storage="device", **augmented)
         )
         memory |= torchvision_cifar()
-        show(memory, rounds, batches=60, base="torchvision CIFAR10, 0 workers")
+        show(memory, rounds, base="torchvision CIFAR10, 0 workers")
         files = {}
         for workers in (1, 2):
             settings = {"image_size": SIZE, "channels": 3, "num_classes": 2, "batch_size": BATCH, "mirror": True}
@@ -51,7 +55,12 @@ def main() -> None:
                 data = Folder(root=folder, crop=crop, num_workers=workers, **settings)
                 files[f"ours, JPEG folder, {crop} crop, {workers} workers"] = ours(data)
             files[f"torchvision ImageFolder, {workers} workers"] = torchvision_folder(folder, workers)
-        show(files, rounds, batches=8, base="torchvision ImageFolder, 2 workers")
+        write_cache(Path(folder) / "latents")
+        for workers in (1, 2):
+            shape = {"image_size": 32, "channels": 4, "num_classes": 2, "batch_size": BATCH, "mirror": True}
+            cached = Latents(root=f"{folder}/latents", num_workers=workers, **shape)
+            files[f"ours, latent cache, {workers} workers"] = ours(cached)
+        show(files, rounds, base="torchvision ImageFolder, 2 workers")
 
 
 CIFAR = {"image_size": 32, "channels": 3, "num_classes": 10, "batch_size": BATCH, "mirror": True}
@@ -67,6 +76,21 @@ def write_files(folder: Path) -> None:
             where = folder / split / f"class{number % 2}"
             where.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(where / f"{number}.jpg", quality=90)
+
+
+def write_cache(folder: Path) -> None:
+    """What `python -m data.latents` leaves, of numbers that nobody encoded."""
+    folder.mkdir()
+    counts = {"train": LATENTS, "validation": 2}
+    unknown = {"vae": "", "vae_hash": "", "crop": None, "scale": 1.0, "shift": 0.0, "labels": {}, "pictures": {}}
+    sizes = {"picture_size": SIZE, "channels": 4, "latent_size": 32, "dtype": "float16", "shard_size": 1024}
+    plan = Plan(class_names=["0", "1"], counts=counts, source={}, **sizes, **unknown)
+    rng = np.random.default_rng(0)
+    for shard in plan.shards():
+        manifest.write_shard(folder, shard, rng.standard_normal(plan.shape(shard), dtype=np.float32).astype(np.float16))
+    for split, count in counts.items():
+        np.save(folder / f"{split}-labels.npy", np.arange(count) % 2)
+    finish(plan, folder)
 
 
 def ours(data: Pictures) -> Iterator[torch.Tensor]:
@@ -106,21 +130,27 @@ def _endless(dataset, workers: int) -> Iterator[torch.Tensor]:
         yield from (images for images, _ in loader)
 
 
-def show(loaders: dict[str, Iterator[torch.Tensor]], rounds: int, batches: int, base: str) -> None:
-    seconds: dict[str, list[float]] = {name: [] for name in loaders}
+def show(loaders: dict[str, Iterator[torch.Tensor]], rounds: int, base: str) -> None:
+    """Each is watched for about a second a round, and 8 batches at least."""
+    rates: dict[str, list[float]] = {name: [] for name in loaders}
+    batches = dict.fromkeys(loaders, 8)
     for number in range(rounds + 1):
         for name, batch in loaders.items():
             for _ in islice(batch, 5):  # 2 batches a worker wait, and one is being made
                 pass
             begun = time.perf_counter()
-            shapes = {tuple(images.shape) for images in islice(batch, batches)}
+            shapes = {tuple(images.shape) for images in islice(batch, batches[name])}
             assert len(shapes) == 1
-            if number:  # the first round starts workers
-                seconds[name].append(time.perf_counter() - begun)
+            rate = batches[name] * BATCH / (time.perf_counter() - begun)
+            time.sleep(5 * BATCH / rate)  # its workers fill their queues, and do not disturb the next
+            if number:
+                rates[name].append(rate)
+            else:  # the first round starts workers
+                batches[name] = max(8, round(rate / BATCH))
     print(f"{'':<46}{'images/s':>10}{'ratio':>8}")
-    for name, times in seconds.items():
-        ratio = statistics.median(b / t for t, b in zip(times, seconds[base], strict=True))
-        print(f"{name:<46}{batches * BATCH / statistics.median(times):>10,.0f}{ratio:>8.2f}")
+    for name, mine in rates.items():
+        ratio = statistics.median(rate / b for rate, b in zip(mine, rates[base], strict=True))
+        print(f"{name:<46}{statistics.median(mine):>10,.0f}{ratio:>8.2f}")
 
 
 if __name__ == "__main__":
