@@ -38,11 +38,18 @@ class CachedSplit(Split):
     def _record(self, pick: Pick) -> np.ndarray:
         number, place = divmod(pick.index, self._shard_size)
         if number not in self._maps:
-            self._maps[number] = np.load(self._files[number], mmap_mode="r")
+            self._maps[number] = _mapped(self._files[number])
         return self._maps[number][place, int(pick.mirrored)]  # [2C, h, w]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_maps": {}}  # a worker maps the files itself
+
+
+def _mapped(file: Path) -> np.ndarray:
+    # A map of numpy's keeps a file open, and ImageNet has more shards than a process may have open files.
+    array = np.load(file, mmap_mode="r")
+    content = torch.from_file(str(file), shared=False, size=file.stat().st_size, dtype=torch.uint8)
+    return np.ndarray(array.shape, array.dtype, content.numpy(), array.offset)
 
 
 def _noise(draw: int | None, shape: Sequence[int]) -> Tensor:
