@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from data.latents import encode as making
 from data.latents.manifest import Manifest
 from data.latents.verify import verify
 from data.order import Pick
+from dit.launch import this_group
 from tests.data.caches import CPU, PICTURES, autoencoder, cache, contents, latents, pictures, save_vae
 from tests.data.test_data import tree  # noqa: F401
 
@@ -214,6 +216,45 @@ def test_verify_refuses_other_pictures_and_another_autoencoder(made, tmp_path):
     other = save_vae(tmp_path / "other", seed=1)
     with pytest.raises(ValueError, match=r"verify=.* is a cache of something else: vae_hash is .*; counts is"):
         verify(made, pictures(pictures=51), autoencoder(other), 2, CPU)
+
+
+@pytest.mark.parametrize("started", ["batch script", "srun"])
+def test_slurm_tasks_share_the_shards_if_srun_started_them(vae, tmp_path, monkeypatch, capsys, started):
+    """In a batch script with --ntasks=4 there is one process until somebody calls srun."""
+    step = {"STEP_NUM_TASKS": "4", "STEP_NUM_NODES": "1", "STEP_NODELIST": "n1", "STEP_ID": "0", "PROCID": "1"}
+    task = {"NTASKS": "4", "PROCID": "0", "JOB_ID": "7"} | (step if started == "srun" else {})
+    for key, value in task.items():
+        monkeypatch.setenv(f"SLURM_{key}", value)
+    this_group.cache_clear()
+    pictures = ["data=synthetic", "data.pictures=20", "data.image_size=8", "shard_size=5"]
+    monkeypatch.setattr(sys, "argv", ["data.latents", *pictures, f"vae={vae}", f"out={tmp_path}", "device=cpu"])
+    monkeypatch.chdir(ROOT)
+    runpy.run_module("data.latents", run_name="__main__", alter_sys=True)
+    this_group.cache_clear()
+    said, shards = capsys.readouterr().out, len(list(tmp_path.glob("*-*.*.npy")))
+    if started == "srun":
+        assert "process 2 of 4 has made its shards; the last one to do so completes " in said
+        assert shards == 2  # of 6, every fourth from the second
+    else:
+        assert "6 shards, pictures: 20 for train and 10 for validation" in said
+        assert shards == 6
+
+
+def test_the_same_command_begun_twice_makes_one_cache(made, vae, tmp_path, monkeypatch):
+    """The second finishes, and tidies up what killed processes would have left, while the first writes a shard."""
+    real, calls = os.fsync, []
+    source = {"_target_": "data.Synthetic", **PICTURES}
+
+    def fsync(number):
+        real(number)
+        calls.append(number)
+        if len(calls) == 7:  # 2 files of labels, the plan, 3 shards, and this one
+            assert cache(tmp_path, vae, source=source) is not None
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    assert cache(tmp_path, vae, source=source) is not None
+    assert len(calls) > 7
+    assert contents(tmp_path) == contents(made)
 
 
 COMMAND = ["data=synthetic", "data.pictures=3000", "data.image_size=32", "shard_size=128", "batch_size=16"]
