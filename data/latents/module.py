@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from data.autoencoder import Autoencoder, LatentCodec
-from data.latents.manifest import Manifest, Shard
+from data.latents.manifest import Manifest, Shard, read_labels
 from data.order import Pick
 from data.pictures import Pictures
 from data.split import Split
@@ -96,7 +96,7 @@ class Latents(Pictures):
     def _split(self, name: str) -> CachedSplit:
         plan = self.manifest.plan
         files = [self._file(shard, entry["file"]) for shard, entry in self.manifest.files() if shard.split == name]
-        labels = torch.from_numpy(np.load(self.root / f"{name}-labels.npy"))
+        labels = torch.from_numpy(read_labels(self.root, plan, name))
         return CachedSplit(self.root, files, labels, plan.shard_size)
 
     def _file(self, shard: Shard, name: str) -> Path:

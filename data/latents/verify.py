@@ -38,9 +38,7 @@ def verify(root: Path, data: Pictures, autoencoder: Autoencoder, shown: int, dev
         assert values.shape == made.plan.shape(shard)
         assert np.isfinite(values).all()
     for name in manifest.SPLITS:
-        file = root / f"{name}-labels.npy"
-        if not file.is_file() or manifest.checksum(file.read_bytes()) != made.plan.labels[name]:
-            raise ValueError(f"{file} is missing or damaged")
+        manifest.read_labels(root, made.plan, name)
     originals, decoded = _pairs(root, made, data, autoencoder, shown, device)
     error = (originals.double() - decoded.double()).square().mean((1, 2, 3))  # [2 shown]
     ratio = float((10 * torch.log10(255**2 / error.clamp(min=1e-9))).mean())
@@ -63,7 +61,7 @@ def _pairs(
     assert data.train is not None
     files = [root / entry["file"] for shard, entry in made.files() if shard.split == "train"]
     cached = CachedSplit(root, files, data.train.labels, made.plan.shard_size)
-    some = data.train.some(shown)[:shown]
+    some = data.train.some(shown)
     picks = [Pick(index, mirrored) for mirrored in (False, True) for index in some]
     decoded = torch.cat([autoencoder.decode(cached.images([pick]).to(device)).cpu() for pick in picks])
     return data.train.images(picks), decoded

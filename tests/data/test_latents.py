@@ -175,9 +175,21 @@ def test_what_is_no_cache_is_refused(made, tmp_path):
     (tmp_path / "manifest.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"this cache has schema 99, this version reads 1; make it anew"):
         Manifest.read(tmp_path)
-    (tmp_path / "manifest.json").write_text("{")
-    with pytest.raises(ValueError, match=r"manifest\.json is damaged: "):
-        Manifest.read(tmp_path)
+    for text in ("{", "[]", "{}", '{"plan": 3, "shards": [], "normalisations": {}}'):
+        (tmp_path / "manifest.json").write_text(text)
+        with pytest.raises(ValueError, match=r"manifest\.json is damaged: "):
+            Manifest.read(tmp_path)
+
+
+def test_training_refuses_labels_that_are_not_those_of_the_cache(made, tmp_path):
+    file = copy_of(made, tmp_path) / "train-labels.npy"
+    labels = np.load(file)
+    np.save(file, np.roll(labels, 1))
+    with pytest.raises(ValueError, match=r"train-labels\.npy is damaged: its checksum is another; the cache must be"):
+        latents(tmp_path)
+    file.unlink()
+    with pytest.raises(ValueError, match=r"train-labels\.npy is missing; the cache must be made anew, or"):
+        latents(tmp_path)
 
 
 def copy_of(made, tmp_path):
@@ -207,7 +219,7 @@ def test_verify_names_the_file_that_is_damaged(made, vae, tmp_path, damage):
         (root / name).unlink()
     else:
         (root / name).write_bytes(content[:-1] if damage == "short" else content)
-    state = {"gone": "is missing; delete it and make", "labels": "is missing or damaged"}.get(damage, "is damaged: ")
+    state = {"gone": "is missing; delete it and make", "labels": "is damaged: its"}.get(damage, "is damaged: ")
     with pytest.raises(ValueError, match=rf"{name} {state}"):
         verify(root, pictures(), autoencoder(vae), 2, CPU)
 
