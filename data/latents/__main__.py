@@ -37,7 +37,10 @@ def main(config: DictConfig) -> None:
     data, out = instantiate(config.data), Path(options["out"]).expanduser()
     data.prepare_data()
     data.setup()
-    plan = make_plan(data, autoencoder, options["dtype"], options["shard_size"], options["data"])
+    source = options["data"]
+    if "root" in source:  # whoever verifies may stand elsewhere
+        source["root"] = str(Path(source["root"]).expanduser().resolve())
+    plan = make_plan(data, autoencoder, options["dtype"], options["shard_size"], source)
     begin(plan, data, out)
     todo = missing(plan, out, rank, world_size)
     columns = BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()

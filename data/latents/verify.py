@@ -46,7 +46,10 @@ def verify(root: Path, data: Pictures, autoencoder: Autoencoder, shown: int, dev
     enlarged = max(1, 96 // rows.shape[-1])
     rows = rows.repeat_interleave(enlarged, dim=-1).repeat_interleave(enlarged, dim=-2)
     picture = root / "verify.png"
-    to_pil_image(make_grid(rows, nrow=originals.shape[0] // 2, padding=2, pad_value=255)).save(picture)
+    try:
+        to_pil_image(make_grid(rows, nrow=originals.shape[0] // 2, padding=2, pad_value=255)).save(picture)
+    except OSError as error:
+        raise ValueError(f"all is right, but {picture} cannot be written: {error.strerror}") from error
     files, count = len(made.shards), sum(made.plan.counts.values())
     return (
         f"{files} shards of {count:,} pictures and their mirror images: all there, checksums match, all finite; "

@@ -207,6 +207,23 @@ def test_verify_draws_pictures_beside_what_their_latents_become(made, vae, tmp_p
     from PIL import Image
 
     assert Image.open(picture).size == (5 * 98 + 2, 4 * 98 + 2)  # 16 pixels six times as large
+    picture.unlink()
+    picture.mkdir()
+    with pytest.raises(ValueError, match=r"all is right, but .*verify\.png cannot be written: Is a directory"):
+        verify(root, pictures(), autoencoder(vae), 5, CPU)
+
+
+def test_a_cache_knows_where_its_pictures_are_also_when_told_by_a_relative_path(
+    tree,  # noqa: F811
+    vae,
+    tmp_path,
+    monkeypatch,
+):
+    source = ["data=folder", f"data.root={os.path.relpath(tree, ROOT)}", "data.image_size=8"]
+    monkeypatch.setattr(sys, "argv", ["data.latents", *source, f"vae={vae}", f"out={tmp_path / 'out'}", "device=cpu"])
+    monkeypatch.chdir(ROOT)
+    runpy.run_module("data.latents", run_name="__main__", alter_sys=True)
+    assert Manifest.read(tmp_path / "out").plan.source["root"] == str(tree)
 
 
 @pytest.mark.parametrize("damage", ["bit", "short", "gone", "labels"])
