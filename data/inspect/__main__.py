@@ -27,17 +27,19 @@ from dit.cli import entry, plain
 )
 def main(config: DictConfig) -> None:
     options = plain(config)
-    out = Path(options["out"])
-    if out.is_file():
-        raise ValueError(f"out={out} is a file; give a folder")
+    out = Path(options["out"]).expanduser()
     if (limit := options["limit"]) is not None and (not isinstance(limit, int) or limit < 1):
         raise ValueError(f"limit must be null or a whole number of at least 1, got {limit!r}")
     data = instantiate(config.data)
     survey = data.survey()
-    report = examine(data, survey, limit, _watched) | {"config": options["data"]}
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"out={out} must be a folder to write to: {error.strerror}") from error
+    # First, because latents need their autoencoder for it, which may be gone.
     sheet = contact_sheet(data, survey.train, options["classes_shown"], options["samples"])
+    report = examine(data, survey, limit, _watched) | {"config": options["data"]}
 
-    out.mkdir(parents=True, exist_ok=True)
     if sheet is not None:
         sheet.save(out / "contact_sheet.png")
     with (out / "classes.csv").open("w", newline="") as table:

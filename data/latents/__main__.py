@@ -4,6 +4,7 @@ srun the processes share the work. A run that was killed goes on where it stoppe
 import os
 from pathlib import Path
 
+import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -14,6 +15,7 @@ from data.latents.encode import begin, encode, finish, make_plan, missing
 from data.latents.manifest import Manifest
 from data.latents.verify import verify
 from dit.cli import entry, pick_device, plain
+from dit.launch import this_group
 
 
 @entry("latents", {"shown": 1, "batch_size": 1, "shard_size": 1}, RESOLVERS, configs="../../configs")
@@ -25,15 +27,20 @@ def main(config: DictConfig) -> None:
         if key not in config or config[key] is None:
             raise ValueError(f"{key} must be given: {meaning}")
     options = plain(config)
-    rank, world_size = (_of_launcher(*names) for names in (("RANK", "SLURM_PROCID"), ("WORLD_SIZE", "SLURM_NTASKS")))
+    group = this_group()  # of torchrun or srun
+    rank, world_size = (0, 1) if group is None else (group.rank, group.size)
     device = pick_device(options["device"])
     if device.type == "cuda" and device.index is None:
-        device = pick_device(f"cuda:{_of_launcher('LOCAL_RANK', 'SLURM_LOCALID')}")
+        place = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
+        device = torch.device("cuda", place % torch.cuda.device_count())  # srun may show each process one GPU only
     autoencoder = Autoencoder(options["vae"], options["slicing"], options["tiling"])
     data, out = instantiate(config.data), Path(options["out"]).expanduser()
     data.prepare_data()
     data.setup()
-    plan = make_plan(data, autoencoder, options["dtype"], options["shard_size"], options["data"])
+    source = options["data"]
+    if "root" in source:  # whoever verifies may stand elsewhere
+        source["root"] = str(Path(source["root"]).expanduser().resolve())
+    plan = make_plan(data, autoencoder, options["dtype"], options["shard_size"], source)
     begin(plan, data, out)
     todo = missing(plan, out, rank, world_size)
     columns = BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()
@@ -43,10 +50,12 @@ def main(config: DictConfig) -> None:
         for count in encode(todo, plan, data, autoencoder, out, options["batch_size"], device):
             bar.advance(task, count)
     made = finish(plan, out)
-    if made is not None:
-        counts = " and ".join(f"{count:,} for {split}" for split, count in plan.counts.items())
-        print(f"{len(made.shards)} shards, pictures: {counts}, each with its mirror image: {out}")
-        print(f"train on them: python train.py data=latents data.root={out}")
+    if made is None:
+        print(f"process {rank + 1} of {world_size} has made its shards; the last one to do so completes {out}")
+        return
+    counts = " and ".join(f"{count:,} for {split}" for split, count in plan.counts.items())
+    print(f"{len(made.shards)} shards, pictures: {counts}, each with its mirror image: {out}")
+    print(f"train on them: python train.py data=latents data.root={out}")
 
 
 def check(config: DictConfig) -> None:
@@ -58,11 +67,6 @@ def check(config: DictConfig) -> None:
     autoencoder = Autoencoder(options["vae"] or plan.vae)
     said, picture = verify(root, data, autoencoder, options["shown"], pick_device(options["device"]))
     print(f"{said}\npictures, their latents decoded, and both of the mirror images: {picture}")
-
-
-def _of_launcher(*names: str) -> int:
-    found = [os.environ[name] for name in names if name in os.environ]
-    return int(found[0]) if found else int("WORLD_SIZE" in names)
 
 
 if __name__ == "__main__":

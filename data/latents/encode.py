@@ -115,7 +115,12 @@ def encode(
         for (shard, piece), images in zip(pieces, loader, strict=True):
             done.append(_moments(autoencoder, images.to(device), piece, plan, name))
             if piece.stop == shard.first + shard.count:
-                manifest.write_shard(out, shard, np.concatenate(done))
+                try:
+                    manifest.write_shard(out, shard, np.concatenate(done))
+                except ValueError:
+                    # The same command begun twice: the other one has made it, finished, and taken our file for left.
+                    if shard.name not in manifest.present(out):
+                        raise
                 done = []
             yield len(piece)
 

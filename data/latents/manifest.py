@@ -111,8 +111,8 @@ class Manifest:
                     f"{len(all_of_it)} shards; the command that began it goes on where it stopped"
                 )
             raise ValueError(f"data.root={root} must be a cache made by python -m data.latents: no {MANIFEST} there")
-        content = _json(root / MANIFEST)
-        return Manifest(_plan(content["plan"]), content["shards"], content["normalisations"])
+        content = _json(root / MANIFEST, "plan", "shards", "normalisations")
+        return Manifest(_plan(content["plan"], root / MANIFEST), content["shards"], content["normalisations"])
 
     def write(self, root: Path) -> None:
         write(root / MANIFEST, _dump(asdict(self)))
@@ -125,7 +125,16 @@ def read_plan(root: Path) -> Plan | None:
     """Of a cache, finished or not; None where there is none."""
     if (root / MANIFEST).is_file():
         return Manifest.read(root).plan
-    return _plan(_json(root / PLAN)) if (root / PLAN).is_file() else None
+    return _plan(_json(root / PLAN), root / PLAN) if (root / PLAN).is_file() else None
+
+
+def read_labels(root: Path, plan: Plan, split: str) -> np.ndarray:
+    """int64 [N]. ValueError where they are not those of the plan."""
+    content = file.read_bytes() if (file := root / f"{split}-labels.npy").is_file() else b""
+    if checksum(content) != plan.labels[split]:
+        state = "damaged: its checksum is another" if content else "missing"
+        raise ValueError(f"{file} is {state}; the cache must be made anew, or the file brought back")
+    return np.load(BytesIO(content))
 
 
 def write_plan(root: Path, plan: Plan) -> None:
@@ -172,14 +181,20 @@ def _dump(content: dict[str, Any]) -> bytes:
     return (json.dumps(content, indent=1) + "\n").encode()
 
 
-def _json(file: Path) -> dict[str, Any]:
+def _json(file: Path, *keys: str) -> dict[str, Any]:
     try:
-        return json.loads(file.read_bytes())
+        content = json.loads(file.read_bytes())
     except ValueError as error:
         raise ValueError(f"{file} is damaged: {error}") from error
+    if not isinstance(content, dict) or not content.keys() >= {*keys}:
+        raise ValueError(f"{file} is damaged: {', '.join(keys)} must be in it")
+    return content
 
 
-def _plan(content: dict[str, Any]) -> Plan:
-    if content["schema"] != SCHEMA:
-        raise ValueError(f"this cache has schema {content['schema']}, this version reads {SCHEMA}; make it anew")
-    return Plan(**content)
+def _plan(content: dict[str, Any], file: Path) -> Plan:
+    try:
+        if content["schema"] != SCHEMA:
+            raise ValueError(f"this cache has schema {content['schema']}, this version reads {SCHEMA}; make it anew")
+        return Plan(**content)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{file} is damaged: its plan is none") from error

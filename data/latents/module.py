@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from data.autoencoder import Autoencoder, LatentCodec
-from data.latents.manifest import Manifest, Shard
+from data.latents.manifest import Manifest, Shard, read_labels
 from data.order import Pick
 from data.pictures import Pictures
 from data.split import Split
@@ -38,11 +38,18 @@ class CachedSplit(Split):
     def _record(self, pick: Pick) -> np.ndarray:
         number, place = divmod(pick.index, self._shard_size)
         if number not in self._maps:
-            self._maps[number] = np.load(self._files[number], mmap_mode="r")
+            self._maps[number] = _mapped(self._files[number])
         return self._maps[number][place, int(pick.mirrored)]  # [2C, h, w]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_maps": {}}  # a worker maps the files itself
+
+
+def _mapped(file: Path) -> np.ndarray:
+    # A map of numpy's keeps a file open, and ImageNet has more shards than a process may have open files.
+    array = np.load(file, mmap_mode="r")
+    content = torch.from_file(str(file), shared=False, size=file.stat().st_size, dtype=torch.uint8)
+    return np.ndarray(array.shape, array.dtype, content.numpy(), array.offset)
 
 
 def _noise(draw: int | None, shape: Sequence[int]) -> Tensor:
@@ -89,7 +96,7 @@ class Latents(Pictures):
     def _split(self, name: str) -> CachedSplit:
         plan = self.manifest.plan
         files = [self._file(shard, entry["file"]) for shard, entry in self.manifest.files() if shard.split == name]
-        labels = torch.from_numpy(np.load(self.root / f"{name}-labels.npy"))
+        labels = torch.from_numpy(read_labels(self.root, plan, name))
         return CachedSplit(self.root, files, labels, plan.shard_size)
 
     def _file(self, shard: Shard, name: str) -> Path:

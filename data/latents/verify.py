@@ -38,9 +38,7 @@ def verify(root: Path, data: Pictures, autoencoder: Autoencoder, shown: int, dev
         assert values.shape == made.plan.shape(shard)
         assert np.isfinite(values).all()
     for name in manifest.SPLITS:
-        file = root / f"{name}-labels.npy"
-        if not file.is_file() or manifest.checksum(file.read_bytes()) != made.plan.labels[name]:
-            raise ValueError(f"{file} is missing or damaged")
+        manifest.read_labels(root, made.plan, name)
     originals, decoded = _pairs(root, made, data, autoencoder, shown, device)
     error = (originals.double() - decoded.double()).square().mean((1, 2, 3))  # [2 shown]
     ratio = float((10 * torch.log10(255**2 / error.clamp(min=1e-9))).mean())
@@ -48,7 +46,10 @@ def verify(root: Path, data: Pictures, autoencoder: Autoencoder, shown: int, dev
     enlarged = max(1, 96 // rows.shape[-1])
     rows = rows.repeat_interleave(enlarged, dim=-1).repeat_interleave(enlarged, dim=-2)
     picture = root / "verify.png"
-    to_pil_image(make_grid(rows, nrow=originals.shape[0] // 2, padding=2, pad_value=255)).save(picture)
+    try:
+        to_pil_image(make_grid(rows, nrow=originals.shape[0] // 2, padding=2, pad_value=255)).save(picture)
+    except OSError as error:
+        raise ValueError(f"all is right, but {picture} cannot be written: {error.strerror}") from error
     files, count = len(made.shards), sum(made.plan.counts.values())
     return (
         f"{files} shards of {count:,} pictures and their mirror images: all there, checksums match, all finite; "
@@ -63,7 +64,7 @@ def _pairs(
     assert data.train is not None
     files = [root / entry["file"] for shard, entry in made.files() if shard.split == "train"]
     cached = CachedSplit(root, files, data.train.labels, made.plan.shard_size)
-    some = data.train.some(shown)[:shown]
+    some = data.train.some(shown)
     picks = [Pick(index, mirrored) for mirrored in (False, True) for index in some]
     decoded = torch.cat([autoencoder.decode(cached.images([pick]).to(device)).cpu() for pick in picks])
     return data.train.images(picks), decoded

@@ -274,7 +274,8 @@ def test_the_command_writes_and_prints_its_report_then_refuses(tree, tmp_path_fa
     [
         (["data=digits", "limit=0"], "error: limit must be null or a whole number of at least 1, got 0"),
         (["data=digits", "samples=0"], "error: samples must be a whole number of at least 1, got 0"),
-        (["data=digits", f"out={__file__}"], "is a file; give a folder"),
+        (["data=digits", f"out={__file__}"], "must be a folder to write to: "),
+        (["data=digits", "out=/dev/null/x"], "error: out=/dev/null/x must be a folder to write to: Not a directory"),
         (
             ["data=folder", "data.root=/nowhere"],
             "error: data.root=/nowhere must be a folder with train/<class>/",
@@ -287,6 +288,31 @@ def test_mistakes_end_in_one_sentence(command, arguments, said):
     code, text = command(*arguments)
     assert code == 1
     assert said in text
+
+
+def test_the_sheet_shows_the_augmentation_asked_for(tmp_path, command):
+    sheets = {}
+    for augment in ("none", "karras"):
+        code, text = command("data=digits", f"augment={augment}", "limit=1", f"out={tmp_path / augment}")
+        assert code == 0, text
+        with Image.open(tmp_path / augment / "contact_sheet.png") as sheet:
+            sheets[augment] = np.array(sheet)
+    changed = (sheets["none"] != sheets["karras"]).any(axis=(0, 2))  # columns
+    middle = len(changed) // 2
+    assert not changed[:middle].any()  # as they are
+    assert changed[middle:].mean() > 0.5
+
+
+def test_latents_are_looked_at_and_without_their_autoencoder_nothing_begins(made, vae, tmp_path, command, monkeypatch):
+    code, text = command("data=latents", f"data.root={made}", f"out={tmp_path / 'out'}")
+    assert code == 0, text
+    assert "Latents: 4 classes, squares of 8 x 8" in text
+    for file in made.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes().replace(vae.encode(), b"/gone"))
+    monkeypatch.setattr("data.inspect.examine", None)
+    code, text = command("data=latents", f"data.root={tmp_path}", f"out={tmp_path / 'new'}")
+    assert code == 1
+    assert "error: vae=/gone must be the folder of a diffusers AutoencoderKL" in text
 
 
 def test_class_folders_without_one_picture_are_still_reported(tree, tmp_path_factory, command):  # noqa: F811

@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from data.latents import encode as making
 from data.latents.manifest import Manifest
 from data.latents.verify import verify
 from data.order import Pick
+from dit.launch import this_group
 from tests.data.caches import CPU, PICTURES, autoencoder, cache, contents, latents, pictures, save_vae
 from tests.data.test_data import tree  # noqa: F401
 
@@ -173,9 +175,21 @@ def test_what_is_no_cache_is_refused(made, tmp_path):
     (tmp_path / "manifest.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"this cache has schema 99, this version reads 1; make it anew"):
         Manifest.read(tmp_path)
-    (tmp_path / "manifest.json").write_text("{")
-    with pytest.raises(ValueError, match=r"manifest\.json is damaged: "):
-        Manifest.read(tmp_path)
+    for text in ("{", "[]", "{}", '{"plan": 3, "shards": [], "normalisations": {}}'):
+        (tmp_path / "manifest.json").write_text(text)
+        with pytest.raises(ValueError, match=r"manifest\.json is damaged: "):
+            Manifest.read(tmp_path)
+
+
+def test_training_refuses_labels_that_are_not_those_of_the_cache(made, tmp_path):
+    file = copy_of(made, tmp_path) / "train-labels.npy"
+    labels = np.load(file)
+    np.save(file, np.roll(labels, 1))
+    with pytest.raises(ValueError, match=r"train-labels\.npy is damaged: its checksum is another; the cache must be"):
+        latents(tmp_path)
+    file.unlink()
+    with pytest.raises(ValueError, match=r"train-labels\.npy is missing; the cache must be made anew, or"):
+        latents(tmp_path)
 
 
 def copy_of(made, tmp_path):
@@ -193,6 +207,23 @@ def test_verify_draws_pictures_beside_what_their_latents_become(made, vae, tmp_p
     from PIL import Image
 
     assert Image.open(picture).size == (5 * 98 + 2, 4 * 98 + 2)  # 16 pixels six times as large
+    picture.unlink()
+    picture.mkdir()
+    with pytest.raises(ValueError, match=r"all is right, but .*verify\.png cannot be written: Is a directory"):
+        verify(root, pictures(), autoencoder(vae), 5, CPU)
+
+
+def test_a_cache_knows_where_its_pictures_are_also_when_told_by_a_relative_path(
+    tree,  # noqa: F811
+    vae,
+    tmp_path,
+    monkeypatch,
+):
+    source = ["data=folder", f"data.root={os.path.relpath(tree, ROOT)}", "data.image_size=8"]
+    monkeypatch.setattr(sys, "argv", ["data.latents", *source, f"vae={vae}", f"out={tmp_path / 'out'}", "device=cpu"])
+    monkeypatch.chdir(ROOT)
+    runpy.run_module("data.latents", run_name="__main__", alter_sys=True)
+    assert Manifest.read(tmp_path / "out").plan.source["root"] == str(tree)
 
 
 @pytest.mark.parametrize("damage", ["bit", "short", "gone", "labels"])
@@ -205,7 +236,7 @@ def test_verify_names_the_file_that_is_damaged(made, vae, tmp_path, damage):
         (root / name).unlink()
     else:
         (root / name).write_bytes(content[:-1] if damage == "short" else content)
-    state = {"gone": "is missing; delete it and make", "labels": "is missing or damaged"}.get(damage, "is damaged: ")
+    state = {"gone": "is missing; delete it and make", "labels": "is damaged: its"}.get(damage, "is damaged: ")
     with pytest.raises(ValueError, match=rf"{name} {state}"):
         verify(root, pictures(), autoencoder(vae), 2, CPU)
 
@@ -214,6 +245,45 @@ def test_verify_refuses_other_pictures_and_another_autoencoder(made, tmp_path):
     other = save_vae(tmp_path / "other", seed=1)
     with pytest.raises(ValueError, match=r"verify=.* is a cache of something else: vae_hash is .*; counts is"):
         verify(made, pictures(pictures=51), autoencoder(other), 2, CPU)
+
+
+@pytest.mark.parametrize("started", ["batch script", "srun"])
+def test_slurm_tasks_share_the_shards_if_srun_started_them(vae, tmp_path, monkeypatch, capsys, started):
+    """In a batch script with --ntasks=4 there is one process until somebody calls srun."""
+    step = {"STEP_NUM_TASKS": "4", "STEP_NUM_NODES": "1", "STEP_NODELIST": "n1", "STEP_ID": "0", "PROCID": "1"}
+    task = {"NTASKS": "4", "PROCID": "0", "JOB_ID": "7"} | (step if started == "srun" else {})
+    for key, value in task.items():
+        monkeypatch.setenv(f"SLURM_{key}", value)
+    this_group.cache_clear()
+    pictures = ["data=synthetic", "data.pictures=20", "data.image_size=8", "shard_size=5"]
+    monkeypatch.setattr(sys, "argv", ["data.latents", *pictures, f"vae={vae}", f"out={tmp_path}", "device=cpu"])
+    monkeypatch.chdir(ROOT)
+    runpy.run_module("data.latents", run_name="__main__", alter_sys=True)
+    this_group.cache_clear()
+    said, shards = capsys.readouterr().out, len(list(tmp_path.glob("*-*.*.npy")))
+    if started == "srun":
+        assert "process 2 of 4 has made its shards; the last one to do so completes " in said
+        assert shards == 2  # of 6, every fourth from the second
+    else:
+        assert "6 shards, pictures: 20 for train and 10 for validation" in said
+        assert shards == 6
+
+
+def test_the_same_command_begun_twice_makes_one_cache(made, vae, tmp_path, monkeypatch):
+    """The second finishes, and tidies up what killed processes would have left, while the first writes a shard."""
+    real, calls = os.fsync, []
+    source = {"_target_": "data.Synthetic", **PICTURES}
+
+    def fsync(number):
+        real(number)
+        calls.append(number)
+        if len(calls) == 7:  # 2 files of labels, the plan, 3 shards, and this one
+            assert cache(tmp_path, vae, source=source) is not None
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    assert cache(tmp_path, vae, source=source) is not None
+    assert len(calls) > 7
+    assert contents(tmp_path) == contents(made)
 
 
 COMMAND = ["data=synthetic", "data.pictures=3000", "data.image_size=32", "shard_size=128", "batch_size=16"]

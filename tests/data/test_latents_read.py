@@ -1,6 +1,7 @@
 """Reading a latent cache: samples, normalisation, decoding, subsets, and training on it."""
 
 import json
+import os
 import pickle
 import shutil
 from itertools import islice
@@ -126,6 +127,18 @@ def test_a_split_is_sent_to_workers_without_its_files(made):
     again = pickle.loads(pickle.dumps(split))
     assert len(pickle.dumps(split)) < 10_000
     assert torch.equal(again.read(40), split.read(40))
+
+
+def test_mapped_shards_keep_no_file_open(vae, tmp_path):
+    """ImageNet has 1,251 shards for training, and many a process may open 1,024 files."""
+    cache(tmp_path, vae, shard_size=1)
+    split = latents(tmp_path).train
+    expected = [np.load(file)[0, 0, :3] for file in split._files]
+    before = len(os.listdir("/dev/fd"))
+    found = [split.read(number) for number in range(50)]
+    assert len(os.listdir("/dev/fd")) == before
+    assert len(split._maps) == 50
+    assert all(np.array_equal(mine, theirs) for mine, theirs in zip(found, expected, strict=True))
 
 
 def tiny(made, **changes):
