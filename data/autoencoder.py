@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 
@@ -38,8 +39,9 @@ class Autoencoder:
             loaded: Any = AutoencoderKL.from_pretrained(
                 str(vae) if on_hub else folder, local_files_only=not on_hub, low_cpu_mem_usage=False
             )
-        except (OSError, ValueError) as error:
-            raise ValueError(f"vae={vae} cannot be loaded: {str(error).splitlines()[0]}") from error
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            where = "from the hub" if on_hub else "from its folder"
+            raise ValueError(f"vae={vae} cannot be loaded {where}: {str(error).partition(chr(10))[0]}") from error
         self.network = loaded.float().eval().requires_grad_(False)
         if slicing:
             loaded.enable_slicing()

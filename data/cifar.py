@@ -23,25 +23,27 @@ sunflower sweet_pepper table tank telephone television tiger tractor train trout
 willow_tree wolf woman worm
 """
 
+_VARIANTS = {"cifar10": (CIFAR10, _NAMES_10), "cifar100": (CIFAR100, _NAMES_100)}
+
 
 class Cifar(Pictures):
-    """32x32 colour pictures (Krizhevsky 2009): 50,000 for training, 10,000 for validation, 10 or 100 classes.
+    """32x32 colour pictures (Krizhevsky 2009): 50,000 for training, 10,000 for validation.
 
-    root: where the archive is, or is put; download: fetch it if it is not there.
+    root: where the archive is, or is put; variant: "cifar10" or "cifar100"; download: fetch it if it is not there.
     """
 
     storages = ("memory", "device")
 
-    def __init__(self, root: str, num_classes: int, download: bool = True, **pictures: Any):
-        super().__init__(num_classes=num_classes, **pictures)
-        if num_classes not in (10, 100):
-            raise ValueError(f"data.num_classes of CIFAR must be 10 or 100, got {num_classes}")
-        self.root, self.download = Path(root).expanduser(), download
-        self._dataset = CIFAR10 if num_classes == 10 else CIFAR100
+    def __init__(self, root: str, variant: str = "cifar10", download: bool = True, **pictures: Any):
+        super().__init__(**pictures)
+        if variant not in _VARIANTS:
+            raise ValueError(f"data.variant of CIFAR must be one of {', '.join(_VARIANTS)}, got {variant!r}")
+        self.root, self.variant, self.download = Path(root).expanduser(), variant, download
+        self._dataset, self._names = _VARIANTS[variant]
 
     @property
     def all_class_names(self) -> list[str]:
-        return [*(_NAMES_10 if self.num_classes == 10 else _NAMES_100).split()]
+        return self._names.split()
 
     def prepare_data(self) -> None:
         for train in (True, False):
@@ -56,7 +58,7 @@ class Cifar(Pictures):
             return self._dataset(str(self.root), train=train, download=self.download)
         except (RuntimeError, OSError) as error:
             raise ValueError(
-                f"data.root={self.root} holds no complete CIFAR-{self.num_classes} and it could not be fetched "
+                f"data.root={self.root} holds no complete {self.variant} and it could not be fetched "
                 f"({error}); point data.root at the folder that holds the extracted archive"
             ) from error
 

@@ -61,6 +61,8 @@ def main(config: DictConfig) -> None:
 def check(config: DictConfig) -> None:
     options, root = plain(config), Path(config.verify).expanduser()
     plan = Manifest.read(root).plan
+    if options["data_root"] is not None and "root" not in plan.source:
+        raise ValueError(f"data_root={options['data_root']} is nothing to this cache: its pictures have no folder")
     moved = {} if options["data_root"] is None else {"root": options["data_root"]}
     data = instantiate({**plan.source, **moved})
     data.setup()

@@ -16,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException, InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from dit.launch.devices import adopt_group, check_starter, count_ranks
 from dit.launch.group import RANK_OF, Group, this_group
@@ -33,7 +33,9 @@ def sentence(error: BaseException) -> str:
     resolver raised, a data worker adds its traceback."""
     while error.__cause__ is not None and isinstance(error, InstantiationException | OmegaConfBaseException):
         error = error.__cause__
-    message = str(error).strip()
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key} must be given"
+    message = str(error).partition("full_key:")[0].strip()
     if "DataLoader worker process" in message:
         message = message.splitlines()[-1].partition(": ")[2]
     return " ".join(message.split()).removeprefix("ValueError raised while resolving interpolation: ")

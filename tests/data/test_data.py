@@ -228,7 +228,9 @@ def test_whole_pictures_pass_the_check_also_with_bytes_behind_their_end(tree):
 
 
 def test_cifar_class_names_are_sorted_as_the_labels_are():
-    names = Cifar(root="unused", num_classes=100, image_size=32, channels=3, batch_size=8).class_names
+    names = Cifar(
+        root="unused", variant="cifar100", num_classes=100, image_size=32, channels=3, batch_size=8
+    ).class_names
     assert len(names) == 100
     assert names == sorted(names)
 
@@ -257,11 +259,17 @@ def test_cifar_reads_its_own_format(tmp_path, monkeypatch):
     assert (len(data.train), len(data.validation)) == (100, 20)
     assert data.train.pixels.shape == (100, 3, 32, 32)
     assert data.class_names[3] == "cat"
+    settings = {"num_classes": 2, "image_size": 32, "channels": 3, "batch_size": 8, "download": False}
+    some = Cifar(root=str(tmp_path), classes=["dog", "cat"], **settings)
+    some.setup()
+    assert len(some.train) == sum(label in (3, 5) for label in data.train.labels.tolist())
+    first = int((data.train.labels == 5).nonzero()[0])
+    assert torch.equal(some.train.read(0), data.train.read(first))
 
 
 def test_missing_cifar_says_where_it_was_sought(tmp_path):
     data = Cifar(root=str(tmp_path), num_classes=10, image_size=32, channels=3, batch_size=8, download=False)
-    with pytest.raises(ValueError, match=r"data\.root=.* holds no complete CIFAR-10"):
+    with pytest.raises(ValueError, match=r"data\.root=.* holds no complete cifar10"):
         data.prepare_data()
-    with pytest.raises(ValueError, match=r"data\.num_classes of CIFAR must be 10 or 100, got 20"):
-        Cifar(root=str(tmp_path), num_classes=20, image_size=32, channels=3, batch_size=8)
+    with pytest.raises(ValueError, match=r"data\.variant of CIFAR must be one of cifar10, cifar100, got 'cifar20'"):
+        Cifar(root=str(tmp_path), variant="cifar20", num_classes=20, image_size=32, channels=3, batch_size=8)
