@@ -13,6 +13,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
 from dit.checkpoint import LAST, PREVIOUS, check_sums
+from dit.training.run_log import RunLog
 
 
 class RenamedCheckpointIO(TorchCheckpointIO):
@@ -79,9 +80,12 @@ class SaveCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._saved = trainer.global_step
+        for log in _logs(trainer):
+            log.go_on_from(trainer.global_step)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        # With accumulated batches several batches end at the same step; only the first is between two updates.
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        # Not when the batch before ended: what it logs, and its validation, come after that. With accumulated batches
+        # several begin at the same step; only the first is between two updates.
         if trainer.global_step % self.every_n_steps == 0:
             self._save(trainer)
 
@@ -91,7 +95,13 @@ class SaveCheckpoint(Checkpoint):
     def _save(self, trainer: Trainer) -> None:
         if trainer.global_step > self._saved:
             self._saved = trainer.global_step
+            for log in _logs(trainer):
+                log.save()
             trainer.save_checkpoint(self.file, weights_only=False)  # with optimiser and loops
+
+
+def _logs(trainer: Trainer) -> list[RunLog]:
+    return [logger for logger in trainer.loggers if isinstance(logger, RunLog)]
 
 
 def _sync(folder: Path) -> None:

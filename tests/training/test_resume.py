@@ -1,17 +1,24 @@
 """A run that was interrupted goes on: which checkpoint it trusts, what it refuses, and that nothing is lost."""
 
+import csv
 import errno
 import os
 import resource
+import subprocess
+import sys
+import time
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import torch
 
 from dit.checkpoint import check_sums, read
 from dit.checkpoint.load import unpickled
-from dit.training import RenamedCheckpointIO, SaveCheckpoint
-from tests.training.tiny import digits, module, trainer
+from dit.training import RenamedCheckpointIO, RunLog, SaveCheckpoint, find_start
+from tests.training.tiny import assert_same, digits, module, state, trainer
+
+ROOT = Path(__file__).parent.parent.parent
 
 
 def fit(folder, steps, resume=None, every=2, callbacks=(), settings=None, **changes):
@@ -107,3 +114,188 @@ def test_a_folder_that_cannot_be_made_stops_with_a_sentence(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match=r"cannot write the checkpoint .*last\.ckpt: Not a directory"):
         fit(tmp_path / "file" / "folder", 2)
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (2, 2)])
+def test_another_accumulation_goes_on_with_the_same_pictures_and_draws(tmp_path, capsys, before, after):
+    seen = {}
+
+    def watched(name, steps, accumulate, resume=None):
+        data = digits(16, mirror=True)
+        model = module(data)
+        losses = model.losses
+        seen[name] = []
+
+        def watch(x0, labels, t, eps, **conditions):
+            seen[name].extend(zip(t.tolist(), labels.tolist(), strict=True))
+            return losses(x0, labels, t, eps, **conditions)
+
+        model.losses = watch
+        run = trainer(
+            tmp_path / name, steps, [SaveCheckpoint(str(tmp_path / name), 100)], accumulate_grad_batches=accumulate
+        )
+        run.fit(model, data, ckpt_path=resume, weights_only=True)
+        return state(model, run)
+
+    straight = watched("straight", 8, 1)
+    watched("begun", 5, before)
+    (tmp_path / "resumed").mkdir()
+    (tmp_path / "begun" / "last.ckpt").rename(tmp_path / "resumed" / "last.ckpt")
+    resumed = watched("resumed", 8, after, resume=tmp_path / "resumed" / "last.ckpt")
+    assert seen["begun"] + seen["resumed"] == seen["straight"]
+    for name, tensor in straight.items():
+        torch.testing.assert_close(resumed[name], tensor, rtol=1e-3, atol=1e-4)
+    said = f"a batch is now 1 processes x {after} accumulated, before 1 x {before}: the same pictures in the same order"
+    assert (said in capsys.readouterr().out) == (before != after)
+
+
+def log(folder):
+    """Every scalar that was logged, but the speed."""
+    with (folder / "csv" / "version_0" / "metrics.csv").open(newline="") as file:
+        return [
+            {key: value for key, value in row.items() if key != "images_per_second"} for row in csv.DictReader(file)
+        ]
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_the_log_goes_on_as_if_nothing_had_happened(tmp_path, accumulate):
+    """Stopped at step 6 with a validation, after the checkpoint of step 4, in the middle of writing a line."""
+
+    def run(name, steps, resume=None):
+        folder = tmp_path / name
+        logged = {"logger": [RunLog(str(folder))], "log_every_n_steps": 1, "val_check_interval": 2 * accumulate}
+        logged["accumulate_grad_batches"] = accumulate
+        return state(*fit(folder, steps, resume, every=4, settings=logged))
+
+    straight = run("straight", 9)
+    run("broken", 6)
+    assert len(log(tmp_path / "broken")) == 6 + 3
+    (tmp_path / "broken" / "last.ckpt").unlink()  # that of the end
+    with (tmp_path / "broken" / "csv" / "version_0" / "metrics.csv").open("a") as file:
+        file.write("0.5,1")
+    assert_same(straight, run("broken", 9, resume=tmp_path / "broken" / "previous.ckpt"))
+    assert log(tmp_path / "broken") == log(tmp_path / "straight")
+    assert len(log(tmp_path / "straight")) == 9 + 4
+
+
+CONFIG = {"seed": 0, "optimizer": {"lr": 1.0}, "model": {"attention": "sdpa"}, "trainer": {"devices": 1}}
+
+
+def test_auto_takes_the_newest_good_checkpoint_and_says_so(tmp_path, capsys, monkeypatch):
+    def find(steps=9, config=CONFIG):
+        return find_start("auto", tmp_path, steps, config)
+
+    assert find().file is None
+    fit(tmp_path, 5)
+    for file in (tmp_path / "last.ckpt", tmp_path / "previous.ckpt"):
+        contents = torch.load(file, weights_only=True)
+        contents["passport"]["config"] = CONFIG
+        contents["run"]["validation_loss"] = 0.25
+        torch.save(contents, file)
+    assert find_start(None, tmp_path, 9, CONFIG).file is None
+    assert find().file == tmp_path / "last.ckpt"
+    assert f"resuming {tmp_path / 'last.ckpt'} at step 5" in capsys.readouterr().out
+    other = {**CONFIG, "trainer": {"devices": 2}, "model": {"attention": "flash"}}
+    assert find(config=other).file == tmp_path / "last.ckpt"
+    finished = find(steps=5)
+    assert finished.finished
+    assert finished.validation_loss == 0.25
+    assert "last.ckpt is at step 5 of trainer.max_steps=5" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"last\.ckpt is of a run with optimizer\.lr=1\.0, not 2\.0; choose another"):
+        find(config={**CONFIG, "optimizer": {"lr": 2.0}})
+    flip(tmp_path / "last.ckpt", 5000)
+    assert find().file == tmp_path / "previous.ckpt"
+    assert "is damaged: " in (said := capsys.readouterr().out)
+    assert "going back to the one before" in said
+    (tmp_path / "previous.ckpt").write_bytes(b"torn")
+    with pytest.raises(ValueError, match=r"no checkpoint is left to resume: .* is damaged: .*; .* is truncated or no"):
+        find()
+
+
+TINY = {
+    "experiment": "digits",
+    "trainer": "cpu",
+    "model.hidden_size": 16,
+    "model.depth": 1,
+    "model.num_heads": 2,
+    "data.batch_size": 8,
+    "data.validation_images": 16,
+    "trainer.max_steps": 600,
+    "trainer.log_every_n_steps": 5,
+    "validate_every": 50,
+    "scheduler.warmup": 5,
+    "callbacks.checkpoint.every_n_steps": 20,
+}
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HYDRA_FULL_ERROR": "0"}
+
+
+def command(folder, *more):
+    return [
+        sys.executable,
+        "train.py",
+        *(f"{key}={value}" for key, value in TINY.items()),
+        f"hydra.run.dir={folder}",
+        *more,
+    ]
+
+
+def train(folder, *more):
+    done = subprocess.run(command(folder, *more), cwd=ROOT, capture_output=True, text=True, env=ENVIRONMENT)
+    return done.returncode, done.stdout + done.stderr
+
+
+def begin(folder, *more):
+    """A run in a process of its own, once it has two checkpoints."""
+    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    process = subprocess.Popen(command(folder, *more), cwd=ROOT, env=ENVIRONMENT, **pipe)
+    end = time.monotonic() + 300
+    while not (folder / "checkpoints" / "previous.ckpt").exists():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    return process
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    code, text = train(folder)
+    assert code == 0, text
+    return folder
+
+
+def assert_same_end(folder, undisturbed):
+    theirs, ours = (read(where / "checkpoints" / "last.ckpt") for where in (undisturbed, folder))
+    assert ours["global_step"] == theirs["global_step"] == 600
+    assert ours["run"] == theirs["run"]
+    for part in ("state_dict", "ema", "optimizer_states", "lr_schedulers"):
+        sides = [dict(leaves(contents[part])) for contents in (theirs, ours)]
+        assert_same(*sides)
+    assert log(folder) == log(undisturbed)
+
+
+def leaves(node, name=""):
+    if isinstance(node, dict | list):
+        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+            yield from leaves(value, f"{name}/{key}")
+    elif not isinstance(node, str | None):
+        yield name, torch.as_tensor(node)
+
+
+@pytest.mark.slow
+def test_kill_9_and_the_same_command_again_is_the_undisturbed_run(tmp_path, undisturbed):
+    process = begin(tmp_path)
+    process.kill()
+    process.wait()
+    step = read(tmp_path / "checkpoints" / "last.ckpt")["global_step"]
+    assert 20 < step < 600
+    code, text = train(tmp_path)
+    assert code == 0, text
+    assert f"last.ckpt at step {step}" in text
+    assert_same_end(tmp_path, undisturbed)
+    code, text = train(tmp_path)
+    assert code == 0
+    assert "finished before: " in text
+    code, text = train(tmp_path, "optimizer.lr=0.5")
+    assert code == 1
+    assert "last.ckpt is of a run with optimizer.lr=" in text

@@ -210,7 +210,6 @@ def test_another_runs_checkpoint_is_not_replaced(tmp_path):
     [
         ({"batch_size": 32}, r"cannot resume with data\.batch_size=32: the checkpoint was trained with 16"),
         ({"seed": 1}, r"cannot resume with data\.seed=1"),
-        ({"settings": {"accumulate_grad_batches": 2}}, r"with trainer\.accumulate_grad_batches=2"),
     ],
 )
 def test_a_resume_that_would_repeat_or_skip_pictures_is_refused(tmp_path, changes, message):
