@@ -146,6 +146,10 @@ class Task:
             if sweeping:
                 raise Mistake(said) from None
             raise SystemExit(1) from None
+        except SystemExit as stop:
+            if group is not None:
+                group.first_to_fail(f"stopped, exit code {stop.code}")  # it has said why
+            raise
         except KeyboardInterrupt:
             if group is None:
                 raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from dit.checkpoint import LAST, PREVIOUS, check_sums
 from dit.training.run_log import RunLog
+from dit.training.signals import Signals
 
 
 class RenamedCheckpointIO(TorchCheckpointIO):
@@ -60,6 +62,9 @@ class RenamedCheckpointIO(TorchCheckpointIO):
 class SaveCheckpoint(Checkpoint):
     """Writes `folder`/last.ckpt every `every_n_steps` optimiser steps and when training ends.
 
+    SIGTERM, SIGUSR1 or SIGINT (Ctrl-C) to any process of the run: all finish the optimiser step, save, and leave with
+    128 + the signal's number, as a shell counts.
+
     Refuses, before training, to replace the checkpoint of another run: only those of the run that is being resumed.
     """
 
@@ -67,6 +72,7 @@ class SaveCheckpoint(Checkpoint):
         if every_n_steps < 1:
             raise ValueError(f"callbacks.checkpoint.every_n_steps must be at least 1, got {every_n_steps}")
         self.file, self.every_n_steps = Path(folder) / LAST, every_n_steps
+        self._signals = Signals()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         ours = [self.file.resolve(), self.file.with_name(PREVIOUS).resolve()]
@@ -80,14 +86,30 @@ class SaveCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._saved = trainer.global_step
+        self._signals.listen()
         for log in _logs(trainer):
             log.go_on_from(trainer.global_step)
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        # Not when the batch before ended: what it logs, and its validation, come after that. With accumulated batches
-        # several begin at the same step; only the first is between two updates.
-        if trainer.global_step % self.every_n_steps == 0:
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, *args: Any
+    ) -> None:
+        # Not when the batch before ended: what it logs, and its validation, come after that.
+        if batch_idx % trainer.accumulate_grad_batches:
+            return  # in the middle of an optimiser step
+        number = self._signals.agreed(trainer)
+        if number or trainer.global_step % self.every_n_steps == 0:
             self._save(trainer)
+        if number:
+            if trainer.is_global_zero:
+                then = f": the same command goes on from {self.file}" if trainer.global_step else ", before the first"
+                print(f"stopped by {signal.Signals(number).name} at step {trainer.global_step}{then}", flush=True)
+            raise SystemExit(128 + number)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._signals.ignore()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._signals.ignore()  # no teardown follows
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._save(trainer)

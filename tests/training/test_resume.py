@@ -4,6 +4,7 @@ import csv
 import errno
 import os
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -299,3 +300,37 @@ def test_kill_9_and_the_same_command_again_is_the_undisturbed_run(tmp_path, undi
     code, text = train(tmp_path, "optimizer.lr=0.5")
     assert code == 1
     assert "last.ckpt is of a run with optimizer.lr=" in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_saves_and_the_same_command_goes_on(tmp_path, undisturbed, number):
+    never = "callbacks.checkpoint.every_n_steps=100000"
+    process = begin(tmp_path)
+    process.send_signal(number)
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, text
+    assert "Traceback" not in text
+    step = read(tmp_path / "checkpoints" / "last.ckpt")["global_step"]
+    assert f"stopped by {signal.Signals(number).name} at step {step}: the same command goes on" in text
+    code, text = train(tmp_path, never)
+    assert code == 0, text
+    assert_same_end(tmp_path, undisturbed)
+
+
+@pytest.mark.slow
+def test_one_rank_is_asked_to_stop_and_one_process_goes_on(tmp_path):
+    """Two processes save together, though one of them alone was told; the order of pictures goes on in one."""
+    process = begin(tmp_path, "trainer.devices=2")
+    ranks = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True).stdout.split()
+    assert len(ranks) == 2
+    os.kill(int(ranks[1]), signal.SIGTERM)
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, text
+    assert text.count("stopped by SIGTERM at step ") == 1
+    assert "Traceback" not in text
+    assert "error: " not in text
+    code, text = train(tmp_path)
+    assert code == 0, text
+    assert "a batch is now 1 processes x 1 accumulated, before 2 x 1: the same pictures in the same order" in text
+    assert read(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == 600
