@@ -97,7 +97,7 @@ def _newest_good(files: list[Path]) -> tuple[Path, dict[str, Any]]:
 
 def _differences(theirs: dict[str, Any], mine: dict[str, Any]) -> list[tuple[str, Any, Any]]:
     """(key, value in theirs, value in mine) of what differs; a key that one of them lacks is None there."""
-    flat = [_flat({key: config.get(key) for key in _SAME}) for config in (theirs, mine)]
+    flat = [_flat({key: side.get(key) for key in _SAME}) for side in (theirs, mine)]
     keys = [key for key in flat[0] | flat[1] if key not in _FREE]
     return [(key, flat[0].get(key), flat[1].get(key)) for key in keys if flat[0].get(key) != flat[1].get(key)]
 

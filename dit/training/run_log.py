@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+from itertools import takewhile
 from pathlib import Path
 
 from lightning.fabric.utilities.rank_zero import rank_zero_only
@@ -43,7 +44,8 @@ class _Writer(ExperimentWriter):
         # A line that was being written when the run was killed has no end.
         lines = [line for line in file.read_bytes().decode().splitlines(keepends=True) if line.endswith("\n")]
         rows = csv.DictReader(io.StringIO("".join(lines), newline=""))
-        kept = [row for row in rows if int(row["step"]) < step]  # counted from 0
+        # Steps are in order and count from 0. Lines that a full disk garbled come after the first one to leave out.
+        kept = list(takewhile(lambda row: (row["step"] or "").isdigit() and int(row["step"]) < step, rows))
         if not kept:
             file.unlink()
             return

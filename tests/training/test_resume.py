@@ -16,6 +16,7 @@ import torch
 
 from dit.checkpoint import check_sums, read
 from dit.checkpoint.load import unpickled
+from dit.launch import Task
 from dit.training import RenamedCheckpointIO, RunLog, SaveCheckpoint, find_start
 from tests.training.tiny import assert_same, digits, module, state, trainer
 
@@ -117,6 +118,18 @@ def test_a_folder_that_cannot_be_made_stops_with_a_sentence(tmp_path):
         fit(tmp_path / "file" / "folder", 2)
 
 
+@pytest.mark.parametrize("name", ["metrics.csv", None])
+def test_a_full_disk_is_one_sentence_whoever_meets_it(name, capsys, monkeypatch):
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    task = Task(fit, {}, None)
+    with pytest.raises(SystemExit, match="1"), task._one_sentence(None, sweeping=False):
+        raise OSError(errno.ENOSPC, "No space left on device", name)
+    what = name or "a file of this run"
+    assert capsys.readouterr().err == f"error: No space left on device: {what} cannot be written\n"
+    with pytest.raises(FileNotFoundError), task._one_sentence(None, sweeping=False):
+        Path("gone").read_text()
+
+
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (2, 2)])
 def test_another_accumulation_goes_on_with_the_same_pictures_and_draws(tmp_path, capsys, before, after):
     seen = {}
@@ -173,7 +186,7 @@ def test_the_log_goes_on_as_if_nothing_had_happened(tmp_path, accumulate):
     assert len(log(tmp_path / "broken")) == 6 + 3
     (tmp_path / "broken" / "last.ckpt").unlink()  # that of the end
     with (tmp_path / "broken" / "csv" / "version_0" / "metrics.csv").open("a") as file:
-        file.write("0.5,1")
+        file.write("0.5,1,x\r\n0.5,1")
     assert_same(straight, run("broken", 9, resume=tmp_path / "broken" / "previous.ckpt"))
     assert log(tmp_path / "broken") == log(tmp_path / "straight")
     assert len(log(tmp_path / "straight")) == 9 + 4
