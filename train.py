@@ -7,10 +7,10 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from data import RESOLVERS
-from dit.checkpoint import check_resume, load
+from dit.checkpoint import load
 from dit.cli import adopt, entry, finishing, plain
 from dit.diffusion.prediction import check_kind
-from dit.training import DiTModule, RenamedCheckpointIO, start_from
+from dit.training import DiTModule, RenamedCheckpointIO, find_start, start_from
 
 
 @entry(
@@ -24,14 +24,15 @@ def main(config: DictConfig) -> float | None:
         start = load(config.finetune_from, key="finetune_from")
         adopt(config, start.passport)
     OmegaConf.resolve(config)
-    if config.resume is not None:
-        check_resume(config.resume, config.trainer.max_steps)
+    begin = find_start(config.resume, config.callbacks.checkpoint.folder, config.trainer.max_steps, plain(config))
+    if begin.finished:
+        return begin.validation_loss
     check_kind(config.diffusion.kind, "diffusion.kind")
     torch.manual_seed(config.seed)
     torch.set_float32_matmul_precision(config.matmul_precision)
     data = instantiate(config.data)
     network = instantiate(config.model)
-    said = start_from(network, start, data.facts) if config.finetune_from and not config.resume else ""
+    said = start_from(network, start, data.facts) if config.finetune_from and not begin.file else ""
     module = DiTModule(
         network=network,
         **instantiate(config.diffusion, _convert_="all"),
@@ -48,10 +49,10 @@ def main(config: DictConfig) -> float | None:
     with finishing(trainer.loggers):
         for logger in trainer.loggers:
             logger.log_hyperparams(plain(config))
-        trainer.fit(module, data, ckpt_path=config.resume, weights_only=True)
+        trainer.fit(module, data, ckpt_path=begin.file, weights_only=True)
     if trainer.is_global_zero:
         print(f"checkpoint: {config.callbacks.checkpoint.folder}/last.ckpt")
-    return float(trainer.callback_metrics["val/loss"]) if "val/loss" in trainer.callback_metrics else None
+    return module.validation_loss
 
 
 if __name__ == "__main__":

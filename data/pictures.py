@@ -194,11 +194,9 @@ class Pictures(LightningDataModule, ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """What fixes which pictures a batch number means; saved by Lightning in every checkpoint."""
-        assert self.trainer is not None
-        accumulated = self.trainer.accumulate_grad_batches
         chosen = {"classes": self.classes, "fraction": self.fraction}
         counted = {"pictures": len(self.train) if self.train is not None else 0}
-        settings = {"batch_size": self.batch_size, "seed": self.seed, "mirror": self.mirror, "accumulated": accumulated}
+        settings = {"batch_size": self.batch_size, "seed": self.seed, "mirror": self.mirror}
         done = {} if self.augment is None else {f"augment.{key}": value for key, value in asdict(self.augment).items()}
         named = {"augment": None if self.augment is None else type(self.augment).__name__}
         return settings | chosen | counted | named | done
@@ -206,11 +204,10 @@ class Pictures(LightningDataModule, ABC):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         for key, mine in self.state_dict().items():
             if state_dict.get(key, mine) != mine:  # a checkpoint of an older version knows fewer
-                name = "trainer.accumulate_grad_batches" if key == "accumulated" else f"data.{key}"
                 why = "show other pictures" if key.startswith("augment") else "repeat or skip pictures"
                 raise ValueError(
-                    f"cannot resume with {name}={mine}: the checkpoint was trained with {state_dict[key]}, and another "
-                    f"value would {why}"
+                    f"cannot resume with data.{key}={mine}: the checkpoint was trained with {state_dict[key]}, and "
+                    f"another value would {why}"
                 )
 
     def on_after_batch_transfer(self, batch: Batch | Picks, dataloader_idx: int) -> Batch:

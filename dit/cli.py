@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import secrets
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
@@ -16,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from dit.launch import Task
 
 if TYPE_CHECKING:
-    from lightning.pytorch.loggers import Logger
+    from lightning.pytorch.loggers import Logger, WandbLogger
 
 
 def entry(
@@ -75,6 +77,19 @@ def adopt(config: DictConfig, passport: dict[str, Any]) -> None:
         "kind": passport["kind"],
         "sigma_data": passport.get("sigma_data", 1.0),
     }
+
+
+def wandb_logger(save_dir: str, **settings: Any) -> WandbLogger:
+    """Lightning's logger on the wandb run whose name is in `save_dir`/wandb_id: a run that is resumed goes on in it."""
+    from lightning.fabric.utilities.rank_zero import rank_zero_only
+    from lightning.pytorch.loggers import WandbLogger
+
+    file = Path(save_dir) / "wandb_id"
+    if rank_zero_only.rank == 0 and not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(secrets.token_hex(4))
+    name = file.read_text().strip() if rank_zero_only.rank == 0 else None
+    return WandbLogger(save_dir=save_dir, id=name, resume="allow", **settings)
 
 
 def pick_device(name: str) -> torch.device:

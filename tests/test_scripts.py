@@ -125,6 +125,11 @@ def test_wandb_logs_config_scalars_and_previews(tmp_path):
     content = record_file.read_bytes()
     for logged in (b"train/loss", b"val/loss_log_snr", b"images_seen", b"class_dropout", b"beta", b"preview"):
         assert logged in content, logged
+    name = (tmp_path / "wandb_id").read_text()
+    assert record_file.name == f"run-{name}.wandb"
+    more = ["trainer.max_steps=5", f"resume={tmp_path}/checkpoints/last.ckpt"]
+    run("train.py", "debug=fast", "logger=wandb", f"hydra.run.dir={tmp_path}", *more, WANDB_MODE="offline")
+    assert [file.name for file in tmp_path.glob("wandb/offline-run-*/run-*.wandb")] == [record_file.name] * 2
 
 
 def test_tensorboard_takes_previews(tmp_path):

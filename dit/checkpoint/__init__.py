@@ -5,19 +5,22 @@ Checkpoints of others come in and ours go out here too; `python -m dit.checkpoin
 
 from dit.checkpoint.exporting import export_diffusers, export_safetensors
 from dit.checkpoint.importing import import_checkpoint, import_loaded
-from dit.checkpoint.load import Loaded, check_resume, load, load_denoiser, read
+from dit.checkpoint.load import LAST, PREVIOUS, Loaded, check_resume, check_sums, load, load_denoiser, read
 from dit.checkpoint.passport import Stored, same_normalisation
 from dit.checkpoint.power import check_length, gamma
 from dit.checkpoint.snapshots import SNAPSHOTS, list_snapshots, reconstruct, write_snapshot
 from dit.checkpoint.writing import check_out, whole
 
 __all__ = [
+    "LAST",
+    "PREVIOUS",
     "SNAPSHOTS",
     "Loaded",
     "Stored",
     "check_length",
     "check_out",
     "check_resume",
+    "check_sums",
     "export_diffusers",
     "export_safetensors",
     "gamma",

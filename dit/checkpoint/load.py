@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import pickle
+import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,8 @@ from dit.diffusion import Denoiser, path_from_spec
 from dit.model import DiT
 
 AS_GIVEN = "as given"  # weights of which their file does not say whether they are averages
+
+LAST, PREVIOUS = "last.ckpt", "previous.ckpt"  # what a run keeps: the newest checkpoint, and the one before
 
 _LENGTH = "length "  # begins the names of power-function averages
 _ENTRIES = ("state_dict", "ema", "passport")
@@ -210,11 +212,12 @@ def unpickled(file: Path, key: str) -> Any:
 
     ValueError, blaming the setting `key`, where it cannot.
     """
+    check_sums(file, key)
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
     except PermissionError as error:
         raise ValueError(f"{key}={file} cannot be read: {error.strerror}") from error
-    except (RuntimeError, EOFError, OSError, KeyError, pickle.UnpicklingError) as error:
+    except Exception as error:  # whatever an unpickler makes of bytes that are no pickle
         if "Unsupported global" in str(error):
             raise ValueError(
                 f"{key}={file} holds more than tensors and plain containers, of which nothing is run here; save its "
@@ -223,3 +226,19 @@ def unpickled(file: Path, key: str) -> Any:
         raise ValueError(
             f"{key}={file} cannot be read ({file.stat().st_size:,} bytes): it is truncated or no checkpoint"
         ) from error
+
+
+def check_sums(file: Path, key: str) -> None:
+    """ValueError, blaming the setting `key`, where a record of a file that torch wrote has not the CRC-32 written with
+    it, which torch.load does not look at. A file that is no archive passes: it has none."""
+    try:
+        if not zipfile.is_zipfile(file):
+            return
+        with zipfile.ZipFile(file) as archive:
+            # Of what is marked as a folder torch would read nothing, and leave the memory as it was.
+            folders = (e.filename for e in archive.infolist() if e.external_attr & 0x10 and not e.is_dir())
+            damaged = next(folders, None) or archive.testzip()
+    except Exception:  # whatever reading a damaged archive raises; `zipfile` does not say
+        damaged = "its table of contents"
+    if damaged is not None:
+        raise ValueError(f"{key}={file} is damaged: {damaged} is not what was written")

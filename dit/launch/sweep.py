@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -61,8 +60,9 @@ class Planned:
 class Sweep:
     """Runs what is planned, in order, as slots come free; trial k writes to `<its folder>/output.log`.
 
-    A trial that fails is noted in the manifest and the next one goes on. A folder that a broken trial left is emptied
-    before the trial is done again. fixed: overrides that all trials share, which need no mention.
+    A trial that fails is noted in the manifest and the next one goes on. A broken trial is done again in the folder it
+    left, where training goes on from its newest checkpoint. fixed: overrides that all trials share, which need no
+    mention.
     """
 
     def __init__(self, manifest: Manifest, slots: Slots, console: Console, fixed: Sequence[str] = ()):
@@ -94,10 +94,8 @@ class Sweep:
 
     def _start(self, planned: Planned, slot: list[str]) -> None:
         trial, folder = planned.trial, self.manifest.folder / planned.trial.folder
-        if folder.exists():
-            shutil.rmtree(folder)
         command, job = planned.prepare()
-        log = (folder / "output.log").open("wb")
+        log = (folder / "output.log").open("ab")
         threads = max(1, cores() // planned.ranks // (self.slots.total // planned.slots))
         shared = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
         ranks = Ranks(command, job, planned.ranks, shared | self.slots.environment(slot), log)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import inspect
 import os
@@ -22,6 +23,8 @@ from dit.launch.devices import adopt_group, check_starter, count_ranks
 from dit.launch.group import RANK_OF, Group, this_group
 from dit.launch.job import Job
 from dit.launch.ranks import Ranks, wait
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # no bugs of ours
 
 
 class Mistake(CompactHydraException):
@@ -148,6 +151,19 @@ class Task:
             if sweeping:
                 raise Mistake(said) from None
             raise SystemExit(1) from None
+        except OSError as error:
+            if error.errno not in _DISK or os.environ.get("HYDRA_FULL_ERROR", "0") == "1":
+                raise
+            said = f"{error.strerror}: {error.filename or 'a file of this run'} cannot be written"
+            if group is None or group.first_to_fail(said):
+                sys.stderr.write(f"error: {said}\n")
+            if sweeping:
+                raise Mistake(said) from None
+            raise SystemExit(1) from None
+        except SystemExit as stop:
+            if group is not None:
+                group.first_to_fail(f"stopped, exit code {stop.code}")  # it has said why
+            raise
         except KeyboardInterrupt:
             if group is None:
                 raise

@@ -6,6 +6,8 @@ from dit.training.finetune import start_from
 from dit.training.module import DiTModule
 from dit.training.preview import Preview
 from dit.training.progress import TrainingProgress
+from dit.training.resume import find_start
+from dit.training.run_log import RunLog
 from dit.training.sharding import FullySharded
 from dit.training.snapshots import SaveSnapshots
 from dit.training.trainer import make_trainer
@@ -20,9 +22,11 @@ __all__ = [
     "PowerEma",
     "Preview",
     "RenamedCheckpointIO",
+    "RunLog",
     "SaveCheckpoint",
     "SaveSnapshots",
     "TrainingProgress",
+    "find_start",
     "make_trainer",
     "start_from",
 ]

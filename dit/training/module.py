@@ -21,6 +21,7 @@ from dit.model import DiT
 from dit.training.draws import normals, uniforms
 from dit.training.ema import Averages
 from dit.training.optimizer import parameter_groups
+from dit.training.resume import align, shared
 from dit.training.sharding import FullySharded, gathered, scattered, shard, whole
 from dit.training.validation import LevelLoss
 
@@ -79,6 +80,7 @@ class DiTModule(LightningModule):
         self.level_loss.check(path)
         times.check(path)
         self._optimizer, self._scheduler = optimizer, scheduler
+        self.validation_loss: float | None = None  # the last one
         self.passport: dict[str, Any] = {
             "model": network.arguments,
             "path": path.spec,
@@ -182,6 +184,9 @@ class DiTModule(LightningModule):
             mean = torch.stack(list(losses.values())).mean()
             self.log_dict({f"{name}/loss": mean, **by_level}, batch_size=len(x0), sync_dist=True)
 
+    def on_validation_end(self) -> None:
+        self.validation_loss = float(self.trainer.callback_metrics["val/loss"])
+
     @contextmanager
     def ema_weights(self) -> Iterator[None]:
         """Inside, the network evaluates with the first average, in evaluation mode."""
@@ -196,6 +201,7 @@ class DiTModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["ema"] = gathered(self.ema.state_dict())
         checkpoint["passport"] = self.passport
+        checkpoint["run"] = {"shared": shared(self.trainer), "validation_loss": self.validation_loss}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         theirs = {"sigma_data": 1.0, **checkpoint["passport"]}
@@ -225,6 +231,8 @@ class DiTModule(LightningModule):
                 "cannot resume: the checkpoint's optimiser does not tell matrices from other parameters, as those of "
                 "older versions did not; finetune_from begins a new run with its weights"
             )
+        align(checkpoint, self.trainer)
+        self.validation_loss = checkpoint.get("run", {}).get("validation_loss")
         self.ema.load_state_dict(scattered(checkpoint["ema"], dict(self.network.named_parameters())))
 
 

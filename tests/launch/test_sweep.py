@@ -28,7 +28,7 @@ def folders(folder):
     return sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
 
 
-def test_a_broken_trial_ends_neither_the_sweep_nor_the_others_and_is_redone(tmp_path):
+def test_a_broken_trial_ends_neither_the_sweep_nor_the_others_and_goes_on(tmp_path):
     command = [*SCRIPT, "-m", *SLOTS, "hydra.launcher.slots=2", f"hydra.sweep.dir={tmp_path}", "a=-1,1,2"]
     code, text = run(*command, "fail=[0]", "b=5")
     assert code == 1
@@ -49,7 +49,8 @@ def test_a_broken_trial_ends_neither_the_sweep_nor_the_others_and_is_redone(tmp_
     assert code == 1
     assert states(tmp_path) == ["failed", "failed", "finished"]
     assert len(runs(tmp_path / "2")) == 1
-    assert not (tmp_path / "1" / "left over").exists()
+    assert (tmp_path / "1" / "left over").exists()  # what it left is gone on with
+    assert (tmp_path / "1" / "output.log").read_text() == 2 * "error: this rank was told to fail\n"
     assert "3 trials, 1 finished before" in text
 
 
@@ -76,6 +77,8 @@ def test_a_killed_sweep_is_resumed(tmp_path):
         for _, pid, _ in runs(tmp_path / name)
     ]
     until(lambda: not any(map(alive, pids)), seconds=5)
+    for name in set(folders(tmp_path)) - done.keys():
+        (tmp_path / name / "runs").unlink(missing_ok=True)  # broken trials go on in their folders
 
     code, text = run(*command)
     assert code == 0, text

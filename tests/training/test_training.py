@@ -210,7 +210,6 @@ def test_another_runs_checkpoint_is_not_replaced(tmp_path):
     [
         ({"batch_size": 32}, r"cannot resume with data\.batch_size=32: the checkpoint was trained with 16"),
         ({"seed": 1}, r"cannot resume with data\.seed=1"),
-        ({"settings": {"accumulate_grad_batches": 2}}, r"with trainer\.accumulate_grad_batches=2"),
     ],
 )
 def test_a_resume_that_would_repeat_or_skip_pictures_is_refused(tmp_path, changes, message):
@@ -282,7 +281,7 @@ def test_validation_logs_levels_of_averaged_and_raw_weights(tmp_path):
 
 def test_checkpoints_hold_plain_containers_and_tell_everything(tmp_path):
     fit(tmp_path, 3, callbacks=[SaveCheckpoint(str(tmp_path), every_n_steps=2)], class_dropout=0.2)
-    assert [f.name for f in tmp_path.glob("*.ckpt*")] == ["last.ckpt"]
+    assert sorted(f.name for f in tmp_path.glob("*.ckpt*")) == ["last.ckpt", "previous.ckpt"]
     assert not list(tmp_path.glob(".*tmp"))
     contents = torch.load(tmp_path / "last.ckpt", weights_only=True)
     passport = contents["passport"]
@@ -348,7 +347,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr("dit.training.checkpoints.torch.save", disk_full)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(ValueError, match=r"cannot write the checkpoint .*last\.ckpt: disk full; earlier ones are kept"):
         run.save_checkpoint(tmp_path / "last.ckpt")
     assert (tmp_path / "last.ckpt").read_bytes() == before
     assert not list(tmp_path.glob(".*tmp"))
