@@ -33,14 +33,14 @@ def main(config: DictConfig) -> float | None:
     data = instantiate(config.data)
     network = instantiate(config.model)
     said = start_from(network, start, data.facts) if config.finetune_from and not begin.file else ""
+    parts = "times", "loss", "optimizer", "scheduler", "ema", "validation", "on_nonfinite"
     module = DiTModule(
         network=network,
         **instantiate(config.diffusion, _convert_="all"),
-        **{key: instantiate(config[key]) for key in ("times", "loss", "optimizer", "scheduler", "ema", "validation")},
+        **{key: instantiate(config[key]) for key in parts},
         facts=data.facts,
         config=plain(config),
-        seed=config.seed,
-        compile=config.compile,
+        **{key: config[key] for key in ("seed", "compile")},
     )
     lists = {key: list(instantiate(config[key]).values()) for key in ("callbacks", "logger")}
     trainer = instantiate(config.trainer, **lists, plugins=[RenamedCheckpointIO()])

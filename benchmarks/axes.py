@@ -26,7 +26,8 @@ from data import codec_from_spec
 from dit.checkpoint import load
 from dit.evaluation import score_sampler, train_classifier
 from dit.model import DiT
-from dit.model.__main__ import count, presets
+from dit.model.__main__ import presets
+from dit.model.count import count
 from dit.solvers import Heun, Sampler, UniformGrid
 from dit.training import LevelLoss
 

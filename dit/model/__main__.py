@@ -7,10 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch.utils.flop_counter import FlopCounterMode
-
-from dit.model import DiT
+from dit.model.count import count
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -33,16 +30,6 @@ def presets() -> dict[str, dict[str, Any]]:
     for options in found.values():
         del options["_target_"], options["augment_dim"]  # which the data tell
     return found
-
-
-def count(**arguments: Any) -> tuple[int, float]:
-    """Parameters and GFLOPs of a DiT for one picture, nothing computed. A multiply-add is one, as papers count it."""
-    with torch.device("meta"):
-        network = DiT(**{**arguments, "attention": "reference"})
-        picture, one = torch.empty(1, network.channels, network.image_size, network.image_size), torch.ones(1)
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            network.eval()(picture, one, one.long())
-    return sum(p.numel() for p in network.parameters()), counter.get_total_flops() / 2e9
 
 
 def main(given: list[str] | None = None) -> None:

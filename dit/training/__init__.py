@@ -4,12 +4,14 @@ from dit.training.checkpoints import RenamedCheckpointIO, SaveCheckpoint
 from dit.training.ema import Averages, Ema, PowerEma
 from dit.training.finetune import start_from
 from dit.training.module import DiTModule
+from dit.training.nonfinite import NonFinite, Rollback, Stop
 from dit.training.preview import Preview
 from dit.training.progress import TrainingProgress
 from dit.training.resume import find_start
 from dit.training.run_log import RunLog
 from dit.training.sharding import FullySharded
 from dit.training.snapshots import SaveSnapshots
+from dit.training.stability import StabilityLog
 from dit.training.trainer import make_trainer
 from dit.training.validation import LevelLoss
 
@@ -19,12 +21,16 @@ __all__ = [
     "Ema",
     "FullySharded",
     "LevelLoss",
+    "NonFinite",
     "PowerEma",
     "Preview",
     "RenamedCheckpointIO",
+    "Rollback",
     "RunLog",
     "SaveCheckpoint",
     "SaveSnapshots",
+    "StabilityLog",
+    "Stop",
     "TrainingProgress",
     "find_start",
     "make_trainer",

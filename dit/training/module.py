@@ -20,6 +20,7 @@ from dit.diffusion import Denoiser, GaussianPath, Kind, Loss, TimeDistribution, 
 from dit.model import DiT
 from dit.training.draws import normals, uniforms
 from dit.training.ema import Averages
+from dit.training.nonfinite import Drawn, NonFinite, Stop
 from dit.training.optimizer import parameter_groups
 from dit.training.resume import align, shared
 from dit.training.sharding import FullySharded, gathered, scattered, shard, whole
@@ -42,7 +43,7 @@ class DiTModule(LightningModule):
     optimizer: groups of parameters -> Optimizer; scheduler: Optimizer -> LRScheduler, stepped every optimiser step.
     facts: what the checkpoint tells about the pictures; config: the run's configuration; both plain containers. seed:
     what is drawn for a picture is a function of (seed, its number in the run), whatever process it falls to. compile: a
-    torch.compile backend for the blocks, or None.
+    torch.compile backend for the blocks, or None. on_nonfinite: what to do where a loss or a gradient is no number.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class DiTModule(LightningModule):
         seed: int = 0,
         compile: str | None = None,
         validation: LevelLoss | None = None,
+        on_nonfinite: NonFinite | None = None,
         sigma_data: float = 1.0,
     ):
         super().__init__()
@@ -80,6 +82,10 @@ class DiTModule(LightningModule):
         self.level_loss.check(path)
         times.check(path)
         self._optimizer, self._scheduler = optimizer, scheduler
+        self._on_nonfinite = on_nonfinite or Stop()
+        self.drawn: list[Drawn] = []  # by this process for the optimiser step being made
+        self.gradient_norm: Tensor | None = None  # of the last optimiser step, before clipping
+        self.rollbacks = 0  # in this run
         self.validation_loss: float | None = None  # the last one
         self.passport: dict[str, Any] = {
             "model": network.arguments,
@@ -134,13 +140,13 @@ class DiTModule(LightningModule):
         # A network that draws by itself does so by rank.
         torch.manual_seed(step_seed(self.seed, self.global_rank, batch))
         losses = self.losses(x0, pictures.labels, t, eps, drop=drop, **conditions)  # [B]
-        bad = ~losses.detach().isfinite()  # [B]
-        if bool(bad.any()):
-            self._stop("loss", t[bad], index[bad])
-        self._last_batch = (t, index)
+        if batch % accumulated == 0:
+            self.drawn = []
+        self.drawn.append(Drawn(index, pictures.labels, t, losses.detach()))
         loss = losses.mean()
         self.log("train/loss", loss, sync_dist=True)  # of all processes
-        return loss
+        # A loss that is not finite makes every gradient so, in all processes: they notice together, once a step.
+        return loss * torch.where(loss.detach().isfinite(), 1.0, torch.nan)
 
     def draw(self, numbers: Tensor, batch_size: int, x0: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Times [B], noise [B, C, H, W] and whose labels to drop [B] of the pictures x0 [B, C, H, W] with these numbers
@@ -159,21 +165,26 @@ class DiTModule(LightningModule):
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         norm = whole(nn.utils.get_total_norm([p.grad for p in self.network.parameters() if p.grad is not None]))
         self.log("train/gradient_norm", norm)
+        self.gradient_norm = norm
         if not bool(norm.isfinite()):
-            self._stop("gradient", *self._last_batch)
-
-    def _stop(self, what: str, t: Tensor, index: Tensor) -> None:
-        """Before the optimiser moves: the last checkpoint is good."""
-        levels = [f"{level:.2f}" for level in self.denoiser.path.log_snr(t).tolist()]
-        pictures = [str(number) for number in index.tolist()]
-        raise FloatingPointError(
-            f"the {what} is not finite at step {self.global_step} (rank {self.global_rank}), log-SNR "
-            f"{_first(levels)}, pictures {_first(pictures)} of the training split; this step's update was not applied"
-        )
+            optimizer.zero_grad()  # without gradients nothing moves
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
-        self.ema.update(self.network)
+        assert self.gradient_norm is not None
+        if bool(self.gradient_norm.isfinite()):
+            self.ema.update(self.network)
+        else:
+            self._on_nonfinite.meet(self, self.drawn)
+
+    def restore(self, checkpoint: dict[str, Any]) -> None:
+        """Weights, averages and optimiser of a checkpoint of this run, which was made at an earlier step."""
+        strategy, steps = self.trainer.strategy, self.ema.steps + 1
+        strategy.load_model_state_dict(checkpoint)
+        strategy.load_optimizer_state_dict(checkpoint)
+        self.ema.load_state_dict(scattered(checkpoint["ema"], dict(self.network.named_parameters())))
+        self.ema.attach(self.network)
+        self.ema.steps = steps
 
     def validation_step(self, pictures: Batch, batch_idx: int) -> None:
         x0, labels, index = pictures.images, pictures.labels, pictures.index  # [B, C, H, W], [B], [B]
@@ -201,7 +212,11 @@ class DiTModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["ema"] = gathered(self.ema.state_dict())
         checkpoint["passport"] = self.passport
-        checkpoint["run"] = {"shared": shared(self.trainer), "validation_loss": self.validation_loss}
+        checkpoint["run"] = {
+            "shared": shared(self.trainer),
+            "validation_loss": self.validation_loss,
+            "rollbacks": self.rollbacks,
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         theirs = {"sigma_data": 1.0, **checkpoint["passport"]}
@@ -232,7 +247,8 @@ class DiTModule(LightningModule):
                 "older versions did not; finetune_from begins a new run with its weights"
             )
         align(checkpoint, self.trainer)
-        self.validation_loss = checkpoint.get("run", {}).get("validation_loss")
+        run = checkpoint.get("run", {})
+        self.validation_loss, self.rollbacks = run.get("validation_loss"), run.get("rollbacks", 0)
         self.ema.load_state_dict(scattered(checkpoint["ema"], dict(self.network.named_parameters())))
 
 
@@ -252,11 +268,6 @@ def _check_fit(network: DiT, facts: dict[str, Any], loss: Loss) -> None:
         raise ValueError(
             f"model.augment_dim must be {told}, as many numbers as data.augment tells of a picture, got {given}"
         )
-
-
-def _first(items: list[str], count: int = 4) -> str:
-    more = f" and {len(items) - count} more" if len(items) > count else ""
-    return ", ".join(items[:count]) + more
 
 
 def step_seed(seed: int, rank: int, batch: int) -> int:

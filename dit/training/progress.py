@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import resource
 import time
 from datetime import timedelta
 from typing import Any
 
+import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.fabric.utilities.throughput import get_available_flops
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from dit.model.count import count
+
 
 class TrainingProgress(Callback):
-    """Shows where the run is, and logs `images_seen` and `images_per_second` with the trainer's other scalars.
+    """Shows where the run is, and logs with the trainer's other scalars `images_seen`, `images_per_second`,
+    `memory_gib` (the most the GPU held since the last time, or on a CPU the process so far) and, on a GPU whose peak is
+    known, `mfu`.
+
+    MFU is the share of the GPUs' nominal rate that the network's own arithmetic takes: a forward pass and twice that
+    for the gradients, recomputed activations not counted (Chowdhery et al. 2022, PaLM, appendix B).
 
     lines_every: seconds between lines where the output is no terminal. Reading the loss waits for the device, so it
     happens only when something is shown.
@@ -25,6 +35,7 @@ class TrainingProgress(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._begun = self._shown = self._logged = (time.monotonic(), trainer.global_step)
+        self._flops = _flops(trainer, pl_module)
         if not trainer.is_global_zero:
             return
         parameters = sum(p.numel() for p in pl_module.parameters())
@@ -44,7 +55,8 @@ class TrainingProgress(Callback):
         if now[1] > self._logged[1] and now[1] % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             images_seen = float(now[1] * _batch_size(trainer))
             rate = _batch_size(trainer) * _steps_per_second(self._logged, now)
-            pl_module.log_dict({"images_seen": images_seen, "images_per_second": rate}, rank_zero_only=True)
+            values = {"images_seen": images_seen, "images_per_second": rate, "memory_gib": _memory(pl_module.device)}
+            pl_module.log_dict(values | self._mfu(rate), rank_zero_only=True)
             self._logged = now
         due = now[0] - self._shown[0] >= (0.5 if self._bar else self.lines_every)
         if trainer.is_global_zero and now[1] > self._shown[1] and (due or now[1] == trainer.max_steps):
@@ -54,11 +66,16 @@ class TrainingProgress(Callback):
     def _show(self, trainer: Trainer, now: tuple[float, int]) -> None:
         rate = _batch_size(trainer) * _steps_per_second(self._shown, now)
         left = timedelta(seconds=round((trainer.max_steps - now[1]) / _steps_per_second(self._begun, now)))
-        text = f"loss {float(trainer.callback_metrics['train/loss']):.4f}  {rate:,.0f} images/s  {left} left"
+        speed = "".join([f"{rate:,.0f} images/s", *(f", {mfu:.0%} MFU" for mfu in self._mfu(rate).values())])
+        text = f"loss {float(trainer.callback_metrics['train/loss']):.4f}  {speed}  {left} left"
         if self._bar is not None:
             self._bar.update(self._task, completed=now[1], description=text)
         else:
             self._console.print(f"step {now[1]}/{trainer.max_steps}  {text}")
+
+    def _mfu(self, rate: float) -> dict[str, float]:
+        """Of so many images a second; nothing where the peak is not known."""
+        return {} if self._flops is None else {"mfu": rate * self._flops[0] / self._flops[1]}
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
@@ -71,6 +88,24 @@ class TrainingProgress(Callback):
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+def _flops(trainer: Trainer, module: LightningModule) -> tuple[float, float] | None:
+    """FLOPs of training on one picture, and those of all GPUs in a second."""
+    if module.device.type != "cuda":
+        return None
+    dtype = torch.bfloat16 if "bf16" in str(trainer.precision) else torch.float32
+    peak = get_available_flops(module.device, dtype)
+    _, forward = count(**module.network.arguments)  # type: ignore[union-attr,operator]
+    return None if peak is None else (3 * forward * 2e9, peak * trainer.world_size)
+
+
+def _memory(device: torch.device) -> float:
+    if device.type != "cuda":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    most = torch.cuda.max_memory_allocated(device) / 2**30
+    torch.cuda.reset_peak_memory_stats(device)
+    return most
 
 
 def _batch_size(trainer: Trainer) -> int:

@@ -50,9 +50,9 @@ def find_start(resume: str | None, folder: str | Path, max_steps: int, config: d
         )
     step = contents["global_step"]
     if step >= max_steps:
-        _say(f"finished before: {file} is at step {step} of trainer.max_steps={max_steps}")
+        say(f"finished before: {file} is at step {step} of trainer.max_steps={max_steps}")
         return Start(file, finished=True, validation_loss=contents.get("run", {}).get("validation_loss"))
-    _say(f"resuming {file} at step {step}")
+    say(f"resuming {file} at step {step}")
     return Start(file)
 
 
@@ -72,7 +72,7 @@ def align(checkpoint: dict[str, Any], trainer: Trainer) -> None:
     loop["epoch_loop.state_dict"]["_batches_that_stepped"] = step - 1
     before, now = checkpoint.get("run", {}).get("shared"), shared(trainer)
     if before not in (None, now):
-        _say(
+        say(
             f"a batch is now {now[0]} processes x {now[1]} accumulated, before {before[0]} x {before[1]}: the same "
             "pictures in the same order, with the same draws"
         )
@@ -91,7 +91,7 @@ def _newest_good(files: list[Path]) -> tuple[Path, dict[str, Any]]:
         except ValueError as error:
             refusals.append(str(error))
             if len(refusals) < len(files):
-                _say(f"{error}; going back to the one before")
+                say(f"{error}; going back to the one before")
     raise ValueError(f"no checkpoint is left to resume: {'; '.join(refusals)}; choose another folder or remove them")
 
 
@@ -110,5 +110,5 @@ def _flat(node: Any, name: str = "") -> dict[str, Any]:
 
 
 @rank_zero_only
-def _say(line: str) -> None:
+def say(line: str) -> None:
     print(line, flush=True)

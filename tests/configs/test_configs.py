@@ -125,6 +125,8 @@ def test_every_file_of_every_group_composes_and_builds(group, name, tree, made, 
             OmegaConf.to_container(config.trainer, resolve=True)
         case "validation":
             assert isinstance(instantiate(config.validation), LevelLoss)
+        case "on_nonfinite":
+            assert type(instantiate(config.on_nonfinite)).__name__.lower() == name
         case "paths":
             assert config.paths.output_root == "outputs"
         case _:

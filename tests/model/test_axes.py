@@ -13,10 +13,11 @@ from torch import nn
 from data import Digits
 from dit.diffusion import MSE, Denoiser, LinearFlow, Uniform
 from dit.model import DiT
-from dit.model.__main__ import count, presets
+from dit.model.__main__ import presets
 from dit.model.attention import BACKENDS, SelfAttention, attend
 from dit.model.block import CrossAttentionBlock, ModulatedBlock, PlainBlock
 from dit.model.conditioning import CONDITIONINGS
+from dit.model.count import count
 from dit.model.mlp import MLPS, SwiGLU
 from dit.model.norm import NORMS
 from dit.model.position import POSITIONS, AxialRotary, rotate, unrotated_before

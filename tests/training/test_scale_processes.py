@@ -13,23 +13,28 @@ from PIL import Image
 from dit.checkpoint import load, read
 from dit.diffusion import MSE, LearnedUncertainty, LinearFlow
 from dit.solvers import Sampler
-from dit.training import FullySharded, Preview, SaveCheckpoint
+from dit.training import FullySharded, Preview, Rollback, SaveCheckpoint, StabilityLog
+from tests.training.test_stability import poisoned
 from tests.training.tiny import digits, module, trainer
 
+POISON = [16 * 4 + 13]  # of the second process, after the checkpoint of step 3
 STRATEGIES = {"ddp": lambda: DDPStrategy(gradient_as_bucket_view=True), "fsdp": FullySharded}
 
 
-def fit(folder, steps, resume=None, network=None, **settings):
+def fit(folder, steps, resume=None, network=None, poison=(), on_nonfinite=None, **settings):
     """Training with all that hangs on the number of processes: shared batches, dropped labels, accumulation, clipping,
     a loss with weights of its own, validation and previews."""
     data = digits(16, mirror=True)
     objective = {"path": LinearFlow(), "kind": "velocity", "loss": LearnedUncertainty(MSE("velocity"))}
-    model = module(data, objective=objective, depth=2, class_dropout=0.3, position="learned", **network or {})
+    sizes = {"depth": 2, "class_dropout": 0.3, "position": "learned", **(network or {})}
+    model = poisoned(module(data, objective=objective, on_nonfinite=on_nonfinite, **sizes), *poison)
     callbacks = [
-        SaveCheckpoint(str(folder), every_n_steps=steps),
+        SaveCheckpoint(str(folder), every_n_steps=3),
         Preview(str(folder), Sampler(steps=2), every_n_steps=3, classes=2, per_class=1),
+        StabilityLog(),
     ]
-    run = trainer(folder, steps, callbacks, accumulate_grad_batches=2, val_check_interval=4, **settings)
+    more = {"accumulate_grad_batches": 2, "val_check_interval": 4, "log_every_n_steps": 3}
+    run = trainer(folder, steps, callbacks, **more, **settings)
     run.fit(model, data, ckpt_path=resume, weights_only=True)
     return model, run
 
@@ -46,6 +51,12 @@ def worker(rank, port, folder):
         settings = {"devices": 2, "strategy": strategy()}
         network = {"compile": "aot_eager", "activation_checkpointing": 2} if name == "fsdp" else {}
         fit(folder / f"{name}_resumed", 6, resume=folder / "three" / "last.ckpt", network=network, **settings)
+        settings = {"devices": 2, "strategy": strategy()}
+        rolled = folder / f"{name}_rolled"
+        fit(rolled, 6, poison=POISON, on_nonfinite=Rollback(str(rolled)), **settings)
+        settings = {"devices": 2, "strategy": strategy()}
+        with pytest.raises(FloatingPointError, match=r"the loss is not finite at step 4 \(rank 1\)"):
+            fit(folder / f"{name}_stopped", 6, poison=POISON, **settings)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
     shards = {key: tuple(value.to_local().shape) for key, value in model.network.named_parameters()}
     averages = {key: tuple(value.to_local().shape) for key, value in model.ema.averages["0.9"].items()}
@@ -60,6 +71,8 @@ def runs(tmp_path_factory):
     torch.set_num_threads(1)
     fit(folder / "three", 3)
     _, one = fit(folder / "one", 6)
+    rolled = folder / "one_rolled"
+    fit(rolled, 6, poison=POISON, on_nonfinite=Rollback(str(rolled)))
     torch.save({key: float(value) for key, value in one.callback_metrics.items()}, folder / "one" / "metrics0.pt")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -88,6 +101,8 @@ def tensors(contents, place=()):
         ("ddp_resumed", "one"),
         ("fsdp_resumed", "one"),
         ("fsdp_prolonged", "one_prolonged"),
+        ("ddp_rolled", "one_rolled"),
+        ("fsdp_rolled", "one_rolled"),
     ],
 )
 def test_two_processes_leave_the_checkpoint_that_one_leaves(runs, ours, theirs):

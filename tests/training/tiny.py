@@ -21,7 +21,9 @@ def digits(batch_size=16, **changes):
 FLOW = {"path": LinearFlow(), "kind": "velocity", "loss": MSE("velocity")}
 
 
-def module(data, seed=0, compile=None, times=None, ema=None, scheduler=None, objective=FLOW, **network):
+def module(
+    data, seed=0, compile=None, times=None, ema=None, scheduler=None, objective=FLOW, on_nonfinite=None, **network
+):
     torch.manual_seed(seed)
     sizes = {"image_size": 8, "channels": 1, "num_classes": data.num_classes}
     sizes |= {"patch_size": 4, "hidden_size": 16, "depth": 1, "num_heads": 2, **network}
@@ -36,6 +38,7 @@ def module(data, seed=0, compile=None, times=None, ema=None, scheduler=None, obj
         config={"note": "tiny"},
         seed=seed,
         compile=compile,
+        on_nonfinite=on_nonfinite,
     )
 
 
