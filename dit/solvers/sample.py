@@ -301,19 +301,29 @@ class Sampler:
         """
         count = len(labels) if labels is not None else count
         assert count is not None, "either labels or a count"
-        grid = self.grid(denoiser.path, self.steps)
         for start in range(0, count, self.batch_size):
-            stop = min(start + self.batch_size, count)
-            source = ImageNoise(self.seed, range(start, stop), shape, device)
-            some = None if labels is None else torch.tensor(labels[start:stop], device=device)
-            yield sample(
-                denoiser,
-                source.draw(),
-                some,
-                grid=grid,
-                solver=self.solver,
-                guidance=self.guidance,
-                step_noise=source.draw,
-                init=self.init,
-                max_rows=self.max_rows,
-            )
+            numbers = range(start, min(start + self.batch_size, count))
+            some = None if labels is None else labels[start : numbers.stop]
+            yield self.batch(denoiser, numbers, some, shape, device)
+
+    def batch(
+        self,
+        denoiser: Denoise,
+        numbers: Sequence[int],
+        labels: Sequence[int] | None,
+        shape: Sequence[int],
+        device: torch.device | str = "cpu",
+    ) -> Samples:
+        """The images with these numbers and `labels` (None: unconditional) together; shape: (C, H, W)."""
+        source = ImageNoise(self.seed, numbers, shape, device)
+        return sample(
+            denoiser,
+            source.draw(),
+            None if labels is None else torch.tensor(labels, device=device),
+            grid=self.grid(denoiser.path, self.steps),
+            solver=self.solver,
+            guidance=self.guidance,
+            step_noise=source.draw,
+            init=self.init,
+            max_rows=self.max_rows,
+        )
