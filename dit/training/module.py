@@ -191,9 +191,8 @@ class DiTModule(LightningModule):
         for name, weights in (("val", self.ema_weights()), ("val_raw", nullcontext())):
             with weights:
                 losses = self.level_loss(self.denoiser, x0, labels, index)
-            by_level = {f"{name}/loss_log_snr{level:+g}": value for level, value in losses.items()}
-            mean = torch.stack(list(losses.values())).mean()
-            self.log_dict({f"{name}/loss": mean, **by_level}, batch_size=len(x0), sync_dist=True)
+            values = {f"{name}/{key}": value for key, value in self.level_loss.scalars(losses).items()}
+            self.log_dict(values, batch_size=len(x0), sync_dist=True)
 
     def on_validation_end(self) -> None:
         self.validation_loss = float(self.trainer.callback_metrics["val/loss"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -44,3 +45,23 @@ class LevelLoss:
             error = denoiser(denoiser.path.interpolate(x0, eps, t), t, labels).x0 - x0  # [B, C, H, W]
             losses[level] = (1 + torch.tensor(level).exp()) * error.square().mean()
         return losses
+
+    def scalars(self, losses: dict[float, Tensor]) -> dict[str, Tensor]:
+        """What there is to log of losses by level: `loss` over all levels, `loss_log_snr+1` of one, and the same errors
+        seen as those of x0 and of eps, as `loss_x0` and `loss_eps`.
+
+        The squared error of v is 1 + SNR times that of x0, that of eps SNR times. Their means over the levels weigh
+        differently: that of x0 hangs on high noise, that of eps on low noise.
+        """
+        named = {}
+        for space, ending in (("v", ""), ("x0", "_x0"), ("eps", "_eps")):
+            seen = {level: loss * _gain(space, level) for level, loss in losses.items()}
+            named[f"loss{ending}"] = torch.stack(list(seen.values())).mean()
+            named |= {f"loss{ending}_log_snr{level:+g}": loss for level, loss in seen.items()}
+        return named
+
+
+def _gain(space: str, level: float) -> float:
+    """From a squared error of v to that of `space`, at a log-SNR."""
+    snr = math.exp(level)
+    return {"v": 1.0, "x0": 1 / (1 + snr), "eps": snr / (1 + snr)}[space]

@@ -261,9 +261,24 @@ def test_validation_loss_is_the_closed_form_on_every_path(path):
         assert float(loss) == pytest.approx(float(reference[level]), rel=1e-6)
 
 
+def test_validation_losses_in_every_space_are_of_one_error():
+    """The exact denoiser of N(0.7, 0.5^2) errs by the posterior variance in x0, and by SNR times that in eps."""
+    path = PATHS["flow"]
+    x0 = 0.7 + 0.5 * torch.randn(4000, 1, dtype=torch.float64)
+    measure = LevelLoss(levels=[-1, 3])
+    named = measure.scalars(measure(Gaussian(path), x0, torch.zeros(4000).long(), torch.arange(4000)))
+    exact = {level: 0.25 / (1 + math.exp(level) * 0.25) for level in (-1, 3)}
+    for space, gain in {"_x0": lambda snr: 1, "_eps": lambda snr: snr, "": lambda snr: 1 + snr}.items():
+        for level, variance in exact.items():
+            expected = gain(math.exp(level)) * variance
+            assert float(named[f"loss{space}_log_snr{level:+g}"]) == pytest.approx(expected, rel=0.11)
+        both = [named[f"loss{space}_log_snr{level:+g}"] for level in exact]
+        assert float(named[f"loss{space}"]) == pytest.approx(float(sum(both)) / 2)
+
+
 def test_validation_logs_levels_of_averaged_and_raw_weights(tmp_path):
     model, run = fit(tmp_path, 4, settings={"val_check_interval": 4})
-    names = {f"{n}/loss{level}" for n in ("val", "val_raw") for level in ("", "_log_snr-5", "_log_snr+7")}
+    names = {f"{n}/loss{level}" for n in ("val", "val_raw") for level in ("", "_log_snr-5", "_eps_log_snr+7", "_x0")}
     assert names <= run.callback_metrics.keys()
     assert float(run.callback_metrics["val/loss"]) != float(run.callback_metrics["val_raw/loss"])
     (batch,) = digits().val_dataloader()
