@@ -10,6 +10,7 @@ from data.folder import Folder, folder_classes
 from data.latents import Latents
 from data.pictures import Pictures
 from data.pixels import Pixels
+from data.real import Real, real_of_folder, real_of_split
 from data.split import Batch
 from data.synthetic import Synthetic
 
@@ -25,7 +26,10 @@ __all__ = [
     "Latents",
     "Pictures",
     "Pixels",
+    "Real",
     "Synthetic",
     "codec_from_spec",
     "folder_classes",
+    "real_of_folder",
+    "real_of_split",
 ]

@@ -15,10 +15,12 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from dit.launch import Task
+from dit.launch import Task, this_group
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger, WandbLogger
+
+    from dit.evaluation import Share
 
 
 def entry(
@@ -103,6 +105,19 @@ def pick_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device must be auto, cpu or a device of this machine, got {name!r}") from error
     return device
+
+
+def share_of(device: str) -> Share:
+    """This process's place among those of its job, and its device: with `auto`, a GPU for each process of a machine."""
+    from dit.evaluation import Share
+
+    group = this_group()
+    picked = pick_device(device)
+    if group is None:
+        return Share(0, 1, picked)
+    if device == "auto" and picked.type != "cpu":
+        picked = torch.device(picked.type, group.rank % group.local_size)
+    return Share(group.rank, group.size, picked)
 
 
 @contextmanager

@@ -24,6 +24,12 @@ def contact_sheet(images: Tensor, columns: int) -> Tensor:
     return make_grid(large, nrow=columns, padding=2, pad_value=255).to(torch.uint8)
 
 
+def write_sheet(file: Path, images: Tensor, columns: int = 10) -> None:
+    """A contact sheet of uint8 images [N, C, H, W], for people."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    to_pil_image(contact_sheet(images, columns)).save(file)
+
+
 def check_out(out: Path) -> None:
     """ValueError where `out` is a file or already holds samples, which would mix with the new ones."""
     if out.is_file() or (out / "samples.json").exists():

@@ -6,8 +6,8 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ class Generation:
 
     labels: "balanced" or "random". shape: (C, H, W) of the model's space; decode: from it to uint8 [B, C, H, W]; see:
     uint8 images to what is kept of them, each [B, ...]. identity: all else that changes what is kept, such as digests
-    of weights, in plain containers; it names the folder.
+    of weights, in plain containers; it names the folder. shown: of which entries of `see` to keep how many images only.
 
     Image i is a function of (seed, i), and batches are the same ones for every number of processes, as a network's last
     digits depend on what else is in its batch.
@@ -74,6 +74,7 @@ class Generation:
     decode: Callable[[Tensor], Tensor]
     see: Callable[[Tensor], dict[str, Tensor]]
     identity: dict[str, Any]
+    shown: Mapping[str, int] = field(default_factory=dict)
 
     def folder(self, cache: Path) -> Path:
         content = json.dumps(self.identity, sort_keys=True)
@@ -112,7 +113,10 @@ class Generation:
         made = self.sampler.batch(self.denoiser, part, labels, self.shape, device)
         images = self.decode(made.x0)
         facts = {"evaluations": made.nfe.evaluations, "rows": made.nfe.rows, "seconds": time.monotonic() - begun}
-        seen = {name: tensor.cpu().contiguous() for name, tensor in self.see(images).items()}
+        seen = {
+            name: tensor[: max(0, self.shown.get(name, part.stop) - part.start)].cpu().contiguous()
+            for name, tensor in self.see(images).items()
+        }
         temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
         save_file(seen, temporary, {name: str(fact) for name, fact in facts.items()})
         temporary.replace(file)

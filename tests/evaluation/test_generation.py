@@ -82,6 +82,12 @@ def test_a_killed_run_goes_on_with_another_number_of_processes(tmp_path):
     assert len(again.seen["pooled"]) == 22
 
 
+def test_of_some_entries_only_the_first_images_are_kept(tmp_path):
+    few, all_of_them = made(shown={"first": 6}).run(10, tmp_path / "a"), made().run(10, tmp_path / "b")
+    assert torch.equal(few.seen["first"], all_of_them.seen["first"][:6])
+    assert torch.equal(few.seen["pooled"], all_of_them.seen["pooled"])
+
+
 def test_more_images_go_on_from_fewer_and_other_settings_elsewhere(tmp_path):
     few, many = made().run(8, tmp_path), made().run(11, tmp_path)
     assert torch.equal(many.seen["pooled"][:8], few.seen["pooled"])

@@ -1,0 +1,159 @@
+"""One measurement: features, classifier and reference that do not change, and the images that do."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dit.evaluation.classifier import Classifier
+from dit.evaluation.features import Extractor, Features, check_pictures
+from dit.evaluation.generation import Generated, Generation
+from dit.evaluation.reference import Reference
+from dit.evaluation.scores import SCORES, score
+from dit.evaluation.table import Row, rule, scale_of
+from dit.solvers import Denoise, Sampler
+from dit.solvers.sample import describe
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which of `size` processes this is, and the device it computes on."""
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device | str = "cpu"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where images come from: a model, what makes pictures of what it makes, and a name for the lot.
+
+    labels: "balanced" or "random"; shape: (C, H, W) of the model's space; decode: from it to uint8 [B, C, H, W];
+    weights, step: of the checkpoint; identity: digests of all weights involved, in plain containers.
+    """
+
+    denoiser: Denoise
+    labels: str
+    num_classes: int
+    shape: tuple[int, int, int]
+    decode: Callable[[Tensor], Tensor]
+    weights: str
+    step: int
+    identity: Any
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Scores of images in the features of `extractor` against `reference`; class accuracy is what `classifier` says,
+    which may be the extractor too. names: the scores wanted; replicates: of the bootstrap."""
+
+    extractor: Extractor
+    reference: Reference
+    classifier: Classifier | None = None
+    names: Sequence[str] = SCORES
+    replicates: int = 999
+
+    def see(self, images: Tensor) -> dict[str, Tensor]:
+        """What scores need of uint8 images [B, C, H, W]."""
+        features = self.extractor(images)
+        seen = {"pooled": features.pooled, "spatial": features.spatial, "logits": features.logits}
+        if self.classifier is not None:
+            judged = features if self.classifier is self.extractor else self.classifier(images)
+            seen["judged"] = judged.logits
+        return {name: tensor for name, tensor in seen.items() if tensor is not None}
+
+    def of_pictures(self, name: str, batches: Iterable[Tensor], labels: Tensor | None) -> Row:
+        """Of pictures that are there: uint8 batches [B, C, H, W], labels [N] or None."""
+        parts = []
+        for images in batches:
+            check_pictures(images, name, sum(len(part["pooled"]) for part in parts))
+            parts.append({key: tensor.cpu() for key, tensor in self.see(images).items()})
+        if not parts:
+            raise ValueError(f"{name} has no pictures: a score needs at least 2")
+        seen = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+        return self._row(name, seen, labels)
+
+    def of_samples(
+        self, source: Source, sampler: Sampler, count: int, cache: Path, share: Share, shown: int = 0
+    ) -> tuple[Row, Tensor] | None:
+        """The scores of images 0 ... count - 1, and the first `shown` of them, uint8 [shown, C, H, W]; to be called by
+        all processes, None in all but the first. What was made is kept in `cache`: see `Generation`."""
+        made = self._generation(source, sampler, shown).run(count, cache, share.rank, share.size, share.device)
+        if made is None:
+            return None
+        images = made.seen.pop("images")
+        guidance = describe(sampler.guidance)
+        labels = torch.tensor(made.labels) if made.labels is not None and sampler.guidance.uses_labels else None
+        row = replace(
+            self._row(rule(guidance), made.seen, labels),
+            step=source.step,
+            weights=source.weights,
+            guidance=guidance,
+            scale=scale_of(guidance),
+            solver=describe(sampler.solver),
+            steps=sampler.steps,
+            grid=describe(sampler.grid),
+            **_cost(made),
+        )
+        return row, images
+
+    def protocol(self, source: Source | None, images: int, seed: int | None) -> dict[str, Any]:
+        """What the scores of all rows have in common, in plain containers."""
+        sampled = {} if source is None else {"labels": source.labels, "weights": source.weights, "step": source.step}
+        reference = {key: getattr(self.reference, key) for key in ("name", "images", "digest")}
+        judged = {} if self.classifier in (None, self.extractor) else {"classifier": self.classifier.spec}
+        return {
+            "images": images,
+            **sampled,
+            "seed": seed,
+            "reference": reference,
+            "features": self.extractor.spec,
+            **judged,
+        }
+
+    def _generation(self, source: Source, sampler: Sampler, shown: int) -> Generation:
+        fixed = {key: describe(value) for key, value in vars(sampler).items() if key != "max_rows"}
+        judges = [self.extractor.spec, None if self.classifier is None else self.classifier.spec]
+        identity = {
+            "source": source.identity,
+            "path": source.denoiser.path.spec,
+            "sampler": fixed,
+            "labels": [source.labels, source.num_classes],
+            "judges": judges,
+            "shown": shown,
+        }
+
+        def see(images: Tensor) -> dict[str, Tensor]:
+            return {**self.see(images), "images": images}
+
+        parts = source.labels, source.num_classes, source.shape, source.decode, see, identity
+        return Generation(source.denoiser, sampler, *parts, shown={"images": shown})
+
+    def _row(self, name: str, seen: dict[str, Tensor], labels: Tensor | None) -> Row:
+        features = Features(seen["pooled"], seen.get("spatial"), seen.get("logits"))
+        judged = seen.get("judged")
+        scores = score(features, self.reference, labels, judged, self.names, replicates=self.replicates)
+        return Row(name, len(features), scores)
+
+
+def _cost(made: Generated) -> dict[str, Any]:
+    return {"evaluations": made.evaluations, "rows": made.rows, "seconds": made.seconds}
+
+
+@contextmanager
+def alone(cache: Path) -> Iterator[None]:
+    """One process at a time: what the first has put into `cache` the others read."""
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,131 @@
+"""Scores for people and for programs: rows of a table, and the protocol they were measured under."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from dit.evaluation.intervals import Estimate
+
+_HEADINGS = {
+    "accuracy": ("accuracy", "{:.3f}", 1.0),
+    "frechet": ("Frechet", "{:.2f}", 1.0),
+    "spatial_frechet": ("spatial", "{:.2f}", 1.0),
+    "kid": ("KID x 1e3", "{:.2f}", 1e3),
+    "inception_score": ("IS", "{:.2f}", 1.0),
+    "precision": ("precision", "{:.3f}", 1.0),
+    "recall": ("recall", "{:.3f}", 1.0),
+    "density": ("density", "{:.3f}", 1.0),
+    "coverage": ("coverage", "{:.3f}", 1.0),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """Scores of one set of images, and how it was sampled; None where it was not, as for real pictures."""
+
+    name: str
+    images: int
+    scores: Mapping[str, Estimate | None]
+    step: int | None = None
+    weights: str | None = None
+    guidance: dict[str, Any] | None = None
+    scale: float | None = None
+    solver: dict[str, Any] | None = None
+    steps: int | None = None
+    grid: dict[str, Any] | None = None
+    evaluations: int | None = None
+    rows: float | None = None
+    seconds: float | None = None
+
+    def value(self, name: str) -> float | None:
+        score = self.scores.get(name)
+        return None if score is None else score.value
+
+    def plain(self) -> dict[str, Any]:
+        scores = {name: None if score is None else asdict(score) for name, score in self.scores.items()}
+        return {**vars(self), "scores": scores}
+
+
+def rule(spec: Mapping[str, Any]) -> str:
+    """What `describe` says of a guidance, for people: a nest of rules as TNR(CFG 1.5)."""
+    scale = next((spec[name] for name in ("scale", "lam", "scales") if name in spec), None)
+    if isinstance(scale, dict):
+        scale = f"{scale['name']} {scale['low']:g}-{scale['high']:g}"
+    own = "" if scale is None else f" {scale:g}" if isinstance(scale, int | float) else f" {scale}"
+    more = "".join(
+        f", {name} {spec[name]}" for name in ("classes", "negative", "channels") if spec.get(name) is not None
+    )
+    inner = f"({rule(spec['inner'])})" if "inner" in spec else ""
+    return f"{spec['name']}{own}{more}{inner}"
+
+
+def scale_of(spec: Mapping[str, Any]) -> float | None:
+    """The guidance scale of what `describe` says, that of the innermost rule which has one number."""
+    inner = scale_of(spec["inner"]) if "inner" in spec else None
+    own = next((spec[name] for name in ("scale", "lam") if name in spec), None)
+    return inner if inner is not None else float(own) if isinstance(own, int | float) else None
+
+
+def table(rows: Sequence[Row]) -> Table:
+    """Values, and below each its 95 % interval. Scores that no row has are left out."""
+    shown = [name for name in _HEADINGS if any(row.scores.get(name) is not None for row in rows)]
+    result = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
+    result.add_column("guidance")
+    for heading in ("images", *(_HEADINGS[name][0] for name in shown), "NFE", "rows", "seconds"):
+        result.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        cells = [_cell(row.scores.get(name), *_HEADINGS[name][1:]) for name in shown]
+        cost = "-" if row.rows is None else f"{row.rows:g}", "-" if row.seconds is None else f"{row.seconds:.1f}"
+        result.add_row(row.name, f"{row.images:,}", *cells, str(row.evaluations or "-"), *cost)
+    return result
+
+
+def _cell(score: Estimate | None, form: str, unit: float) -> Group:
+    if score is None:
+        return Group(Text("-", justify="right"))
+    ends = [end for end in (score.low, score.high) if end is not None]
+    interval = "..".join(form.format(end * unit) for end in ends)
+    return Group(Text(form.format(score.value * unit), justify="right"), Text(interval, style="dim", justify="right"))
+
+
+def protocol_line(protocol: Mapping[str, Any]) -> str:
+    """What must stand beside the numbers for anybody to compare them."""
+    reference, features = protocol["reference"], protocol["features"]
+    worth = features.get("held_out_accuracy")
+    parts = [
+        f"{protocol['images']:,} images",
+        *(f"{protocol[key]} labels" for key in ("labels",) if protocol.get(key)),
+        *(f"seed {protocol[key]}" for key in ("seed",) if protocol.get(key) is not None),
+        *(f"weights {protocol[key]}" for key in ("weights",) if protocol.get(key)),
+        *(f"step {protocol[key]:,}" for key in ("step",) if protocol.get(key)),
+        "reference {name} ({count}, {digest})".format(
+            name=reference["name"],
+            count=f"{reference['images']:,} pictures" if reference["images"] else "moments alone",
+            digest=reference["digest"],
+        ),
+        f"features {features['name']} {features['digest']}"
+        + (f" (held-out accuracy {worth:.3f})" if worth is not None else ""),
+        "95 % intervals",
+    ]
+    return f"protocol: {', '.join(parts)}"
+
+
+def write_scores(
+    file: Path, protocol: Mapping[str, Any], rows: Sequence[Row], before: Sequence[dict[str, Any]] = ()
+) -> None:
+    """scores.json as a whole or not at all; before: plain rows that come first."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    plain = [*before, *(row.plain() for row in rows)]
+    content = {"line": protocol_line(protocol), "protocol": dict(protocol), "rows": plain}
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    temporary.replace(file)

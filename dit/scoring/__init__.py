@@ -1,0 +1,6 @@
+"""WHAT IS MEASURED, AND WHEN: the keys of evaluate.py, and scores during training. Knows data, checkpoints and scores."""
+
+from dit.scoring.choose import check_same, measure_of, of_pictures, of_samples
+from dit.scoring.online import OnlineScore
+
+__all__ = ["OnlineScore", "check_same", "measure_of", "of_pictures", "of_samples"]

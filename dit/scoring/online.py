@@ -1,0 +1,142 @@
+"""Scores while a run trains: logged beside the losses, written to scores.json, the best checkpoint kept."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+
+from dit.evaluation import Extractor, Measure, Row, Share, Source, labels_of, write_scores
+from dit.scoring.choose import measure_of
+from dit.solvers import Sampler
+from dit.training import DiTModule, FullySharded
+
+_LOW = {"frechet", "spatial_frechet", "kid"}  # scores of which less is better
+
+
+class OnlineScore(Callback):
+    """Scores `images` samples of the averaged weights every `every_n_steps` optimiser steps and when training ends, once
+    for each of `scales` (None: the guidance as it is).
+
+    `folder`/scores.json has a row each, `score/frechet` and the like are logged, with @scale behind where there are
+    several. The first process scores what all have sampled. best: the score, at the first scale, by which the best
+    checkpoint is kept as `checkpoints`/best.ckpt; None keeps none. features: None for those of the classifier; real,
+    split, names, labels and replicates are as `real`, `split`, `scores`, `labels` and `replicates` of evaluate.py.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        checkpoints: str,
+        cache: str,
+        sampler: Sampler,
+        every_n_steps: int,
+        images: int = 1000,
+        scales: Sequence[float | None] = (None,),
+        features: Extractor | None = None,
+        real: str | None = None,
+        split: str = "validation",
+        names: Sequence[str] = ("frechet", "accuracy"),
+        labels: str = "balanced",
+        best: str | None = "frechet",
+        replicates: int = 999,
+        real_images: int = 50_000,
+    ):
+        for key, value, least in (("every_n_steps", every_n_steps, 1), ("images", images, 2)):
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"callbacks.score.{key} must be a whole number of at least {least}, got {value!r}")
+        if best is not None and best not in names:
+            raise ValueError(f"callbacks.score.best must be null or one of {', '.join(names)}, got {best!r}")
+        self.file, self.checkpoints, self.sampler = Path(folder) / "scores.json", Path(checkpoints), sampler
+        self.every_n_steps, self.images, self.scales, self.features = every_n_steps, images, list(scales), features
+        self.labels, self.best, self._best = labels, best, math.inf
+        self._options = {
+            "cache": cache,
+            "real": real,
+            "split": split,
+            "scores": list(names),
+            "judge": False,
+            "replicates": replicates,
+            "real_images": real_images,
+        }
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """What is missing is found before training."""
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        self._measure = measure_of(self._options, self.features, data, pl_module.device)
+        assert isinstance(pl_module, DiTModule)
+        labels = labels_of(self.labels, range(self.images), pl_module.network.num_classes, self.sampler.seed)
+        for sampler in self._samplers():
+            sampler.guidance.check(pl_module.denoiser, labels)  # type: ignore[arg-type]
+        self._last = trainer.global_step
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: DiTModule, *args: Any) -> None:  # type: ignore[override]
+        step = trainer.global_step
+        if step > self._last and (step % self.every_n_steps == 0 or step == trainer.max_steps):
+            self._last = step  # with accumulated batches several batches end at the same step
+            self._score(trainer, pl_module)
+
+    def _score(self, trainer: Trainer, module: DiTModule) -> None:
+        network, name = module.network, module.ema.names[0]
+        shape = network.channels, network.image_size, network.image_size
+        decode = trainer.datamodule.codec.decode  # type: ignore[attr-defined]
+        parts = network.num_classes, shape, decode, f"ema {name}", trainer.global_step, ["step", trainer.global_step]
+        source, share = Source(module.denoiser, self.labels, *parts), self._share(trainer, module)
+        cache = self.file.parent / f".scores-{trainer.global_rank if share.size == 1 else 'of-all'}"
+        with module.ema_weights():
+            made = [
+                self._measure.of_samples(source, sampler, self.images, cache, share) for sampler in self._samplers()
+            ]
+        rows = [each[0] for each in made if each is not None]
+        if trainer.is_global_zero:
+            self._write(source, rows)
+            values = {f"score/{key}": value for key, value in self._named(rows).items()}
+            for logger in trainer.loggers:
+                logger.log_metrics(values, step=trainer.global_step - 1)
+        first = float(trainer.strategy.broadcast(self._value(rows)))
+        if share.size == 1 or trainer.is_global_zero:
+            shutil.rmtree(cache)
+        if self.best is not None and first < self._best:
+            self._best = first
+            trainer.save_checkpoint(self.checkpoints / "best.ckpt")
+
+    def _samplers(self) -> list[Sampler]:
+        rule = self.sampler.guidance
+        return [replace(self.sampler, guidance=rule if s is None else rule.with_scale(s)) for s in self.scales]
+
+    def _share(self, trainer: Trainer, module: DiTModule) -> Share:
+        """Sharded weights want every process in every forward pass: there all make all images."""
+        alone = isinstance(trainer.strategy, FullySharded)
+        return Share(0, 1, module.device) if alone else Share(trainer.global_rank, trainer.world_size, module.device)
+
+    def _write(self, source: Source, rows: list[Row]) -> None:
+        """Below what earlier steps of the run have written."""
+        before = json.loads(self.file.read_text())["rows"] if self.file.exists() else []
+        protocol = self._measure.protocol(source, self.images, self.sampler.seed)
+        write_scores(self.file, protocol, rows, [row for row in before if row["step"] < source.step])
+
+    def _named(self, rows: list[Row]) -> dict[str, float]:
+        ends = [""] if len(rows) == 1 else [f"@{row.scale:g}" for row in rows if row.scale is not None]
+        return {
+            f"{name}{end}": score.value
+            for end, row in zip(ends, rows, strict=True)
+            for name, score in row.scores.items()
+            if score is not None
+        }
+
+    def _value(self, rows: list[Row]) -> float:
+        """Of the score that decides, turned so that less is better."""
+        value = rows[0].value(self.best) if rows and self.best else None
+        return math.inf if value is None else value if self.best in _LOW else -value
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self._best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._best = state_dict["best"]
