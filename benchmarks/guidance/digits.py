@@ -30,7 +30,8 @@ from benchmarks.guidance.arms import (
 )
 from data import codec_from_spec
 from dit.checkpoint import Loaded, load
-from dit.evaluation import Classifier, frechet_distance, precision_recall, train_classifier
+from dit.evaluation import Classifier, Reference, extract, train_classifier
+from dit.evaluation import score as score_features
 from dit.solvers import Sampler, UniPC
 
 ROOT = Path(__file__).parents[2]
@@ -103,15 +104,15 @@ class Quality:
 
     @classmethod
     def of(cls, images: Tensor, labels: Tensor, real: Pictures) -> Quality:
-        network = real.classifier.network
-        precision, recall = precision_recall(network, images, real.held_out)
+        features, held_out = (extract(real.classifier, some.split(512)) for some in (images, real.held_out))
+        wanted = ("frechet", "precision", "recall")
+        found = score_features(features, Reference.of(held_out, "held-out", ""), names=wanted, replicates=10)
+        values = {name: estimate.value for name, estimate in found.items() if estimate is not None}
         powers, real_powers = (spectrum(some, real.train) for some in (images, real.train))
         low = slice(0, LOW_BAND + 1)
         return cls(
             accuracy=real.classifier.accuracy(images, labels),
-            frechet=frechet_distance(network, images, real.held_out),
-            precision=precision,
-            recall=recall,
+            **values,
             low_band=float(powers[low].sum() / real_powers[low].sum()),
             spectrum=(powers / real_powers).tolist(),
         )

@@ -3,45 +3,120 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dit.evaluation.features import Features, digest_of
+
+_log = logging.getLogger(__name__)
+SMALL, LARGE = 16, 32  # pictures below SMALL pixels have a network of their own; those above LARGE are shrunk to it
+MAPS, CELLS = 8, 4  # spatial features: the first 8 maps of the last block, averaged to 4 x 4
+EPOCHS, BATCH = 8, 128
+
 
 class SmallConvNet(nn.Module):
-    """Three convolutions and a global average: uint8 [B, C, H, W] -> features [B, 64] -> logits [B, K]."""
+    """Three convolutions below 16 pixels, six above and a global average: uint8 [B, C, H, W] -> features [B, F]; `head`
+    makes logits [B, K] of them. Larger pictures are averaged to 32 pixels first."""
 
-    def __init__(self, channels: int, num_classes: int):
+    def __init__(self, channels: int, num_classes: int, image_size: int):
         super().__init__()
-        self.trunk = nn.Sequential(
-            nn.Conv2d(channels, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(),
-            nn.Conv2d(32, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Conv2d(64, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(),
-            nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(256, 64), nn.ReLU(),
-        )  # fmt: skip
-        self.head = nn.Linear(64, num_classes)
-        self.num_features = 64  # torchmetrics asks for it
+        if image_size < SMALL:
+            self.num_features = 64
+            maps = (
+                nn.Conv2d(channels, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(),
+                nn.Conv2d(32, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(2),
+                nn.Conv2d(64, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(),
+            )  # fmt: skip
+            pool = nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(256, 64), nn.ReLU()
+        else:
+            self.num_features = 192
+            maps = (
+                _conv(channels, 24), _conv(24, 48, stride=2), _Residual(48), _conv(48, 96, stride=2), _Residual(96),
+                _conv(96, 192, stride=2), _Residual(192),
+            )  # fmt: skip
+            pool = nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        self.trunk = nn.Sequential(*maps, *pool)
+        self.head = nn.Linear(self.num_features, num_classes)
+        self.depth = len(maps)  # of the trunk, up to where the maps are pooled
+
+    def maps(self, images: Tensor) -> Tensor:
+        x = images.float() / 127.5 - 1  # [B, C, H, W]
+        if max(x.shape[-2:]) > LARGE:
+            x = F.adaptive_avg_pool2d(x, LARGE)  # [B, C, 32, 32]
+        if min(x.shape[-2:]) >= SMALL:
+            x = x.contiguous(memory_format=torch.channels_last)  # [B, C, H, W]: convolutions in half the time
+        return self.trunk[: self.depth](x)  # [B, M, h, w]
+
+    def pool(self, maps: Tensor) -> Tensor:
+        return self.trunk[self.depth :](maps)  # [B, F]
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.trunk(images.float() / 127.5 - 1)  # [B, 64]
+        return self.pool(self.maps(images))  # [B, F]
+
+
+def _conv(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    convolution = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU())
+
+
+class _Residual(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.body = _conv(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)  # [B, W, h, w]
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """A trained network in evaluation mode; `digest` names its weights, `held_out_accuracy` what it is worth."""
+    """A trained network in evaluation mode, which is an `Extractor`; `digest` names its weights, `held_out_accuracy`
+    what it is worth."""
 
     network: SmallConvNet
     digest: str
     held_out_accuracy: float
+    num_classes: int
+    shape: tuple[int, int, int]  # C, H, W it was trained on
+
+    name = "classifier"
+    min_size = 1
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        return {"name": self.name, "digest": self.digest, "held_out_accuracy": self.held_out_accuracy}
+
+    def to(self, device: torch.device | str) -> Classifier:
+        self.network.to(device)
+        return self
 
     @torch.no_grad()
+    def __call__(self, images: Tensor) -> Features:
+        """Of uint8 [B, C, H, W]: pooled [B, 64 or 192], spatial [B, 128], logits [B, num_classes].
+
+        Raises ValueError for pictures of another shape than it was trained on.
+        """
+        if tuple(images.shape[1:]) != self.shape:
+            raise ValueError(
+                f"the classifier was trained on pictures {list(self.shape)} and takes no others, "
+                f"got {list(images.shape[1:])}"
+            )
+        maps = self.network.maps(images.to(self.network.head.weight.device))  # [B, M, h, w]
+        pooled = self.network.pool(maps)  # [B, F]
+        spatial = F.adaptive_avg_pool2d(maps[:, :MAPS], CELLS).flatten(1)  # [B, 128]
+        return Features(pooled, spatial, self.network.head(pooled))
+
     def predict(self, images: Tensor, batch_size: int = 512) -> Tensor:
         """Most likely class [N] of uint8 images [N, C, H, W]."""
-        return torch.cat([self.network.head(self.network(part)).argmax(1) for part in images.split(batch_size)])
+        logits = [self(part).logits for part in images.split(batch_size)]
+        return torch.cat([part.argmax(1) for part in logits if part is not None]).to(images.device)
 
     def accuracy(self, images: Tensor, labels: Tensor) -> float:
         """Fraction of images seen as their label."""
@@ -49,52 +124,72 @@ class Classifier:
 
 
 def train_classifier(
-    train: tuple[Tensor, Tensor], held_out: tuple[Tensor, Tensor], num_classes: int, cache: Path, steps: int = 600
+    train: tuple[Tensor, Tensor],
+    held_out: tuple[Tensor, Tensor],
+    num_classes: int,
+    cache: Path,
+    steps: int | None = None,
+    minimum: float | None = None,
+    device: torch.device | str = "cpu",
 ) -> Classifier:
     """Train once on real (images uint8 [N, C, H, W], labels [N]); later calls with the same pictures read `cache`.
 
-    AdamW with a one-cycle rate, batches of 128, random shifts by one pixel in 8. The same pictures give the same
-    weights on the same machine.
+    AdamW with a one-cycle rate, batches of 128, random shifts by one pixel in 8; 600 steps below 16 pixels, 8 epochs
+    but at least 600 steps above. The same pictures give the same weights on the same machine. Raises ValueError for a
+    class without pictures, and where the accuracy on `held_out` is below `minimum`, by default the middle of chance
+    and 1: a judge that errs more often than not judges nothing.
     """
     images, labels = train
-    network = SmallConvNet(images.shape[1], num_classes)
-    content = hashlib.sha256(f"small-conv-net {num_classes} {steps}".encode())
+    missing = sorted(set(range(num_classes)) - set(labels.tolist()))
+    if missing:
+        raise ValueError(f"class {missing[0]} has no pictures: a classifier needs some of each of the {num_classes}")
+    if len(held_out[0]) == 0:
+        raise ValueError("there are no held-out pictures: the classifier's accuracy has to be measured on some")
+    small = min(images.shape[-2:]) < SMALL
+    if steps is None:
+        steps = 600 if small else max(600, EPOCHS * len(images) // BATCH)
+    shape = (images.shape[1], images.shape[2], images.shape[3])
+    content = hashlib.sha256(f"{'small-conv-net' if small else 'small-res-net'} {num_classes} {steps}".encode())
     for tensor in (images, labels):
         content.update(tensor.contiguous().numpy().tobytes())
     file = cache / f"classifier-{content.hexdigest()[:16]}.pt"
-    if file.is_file():
-        network.load_state_dict(torch.load(file, weights_only=True))
-    else:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            _fit(network := SmallConvNet(images.shape[1], num_classes), images, labels, steps)
-        cache.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_suffix(f".{os.getpid()}.tmp")
-        torch.save(network.state_dict(), temporary)
-        temporary.replace(file)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = SmallConvNet(images.shape[1], num_classes, min(images.shape[-2:]))
+        if file.is_file():
+            network.load_state_dict(torch.load(file, weights_only=True))
+        else:
+            _log.info("training the classifier of %s pictures, once: %s steps", f"{len(images):,}", f"{steps:,}")
+            _fit(network.to(device), images, labels, steps)
+            cache.mkdir(parents=True, exist_ok=True)
+            temporary = file.with_suffix(f".{os.getpid()}.tmp")
+            torch.save(network.cpu().state_dict(), temporary)
+            temporary.replace(file)
     network.eval()
-    classifier = Classifier(network, _digest(network), 0.0)
-    return Classifier(network, classifier.digest, classifier.accuracy(*held_out))
+    digest = digest_of(network)
+    unproven = Classifier(network.to(device), digest, 0.0, num_classes, shape)
+    accuracy = unproven.accuracy(*held_out)
+    least = (1 + 1 / num_classes) / 2 if minimum is None else minimum
+    if accuracy < least:
+        raise ValueError(
+            f"the classifier sees {accuracy:.3f} of {len(held_out[0]):,} held-out pictures right, too few to judge "
+            f"samples: at least {least:.3f} is needed (chance is {1 / num_classes:.3f}); score in other features"
+        )
+    return Classifier(network, digest, accuracy, num_classes, shape)
 
 
 def _fit(network: SmallConvNet, images: Tensor, labels: Tensor, steps: int) -> None:
+    device = network.head.weight.device
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-3, total_steps=steps)
     reach = max(1, images.shape[-1] // 8)
     for _ in range(steps):
-        chosen = torch.randint(len(images), (128,))
-        padded = F.pad(images[chosen].float(), [reach] * 4, mode="replicate")
+        chosen = torch.randint(len(images), (BATCH,))
+        padded = F.pad(images[chosen].to(device).float(), [reach] * 4, mode="replicate")
         row, column = torch.randint(0, 2 * reach + 1, (2,)).tolist()
         shifted = padded[..., row : row + images.shape[-2], column : column + images.shape[-1]]
-        loss = F.cross_entropy(network.head(network(shifted)), labels[chosen])
+        loss = F.cross_entropy(network.head(network(shifted)), labels[chosen].to(device))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
-
-
-def _digest(network: nn.Module) -> str:
-    content = hashlib.sha256()
-    for tensor in network.state_dict().values():
-        content.update(tensor.cpu().contiguous().numpy().tobytes())
-    return content.hexdigest()[:12]
