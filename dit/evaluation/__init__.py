@@ -3,7 +3,7 @@
 from dit.evaluation.classifier import Classifier, train_classifier
 from dit.evaluation.frechet import frechet_distance
 from dit.evaluation.precision_recall import precision_recall
-from dit.evaluation.report import Score, protocol_line, score_images, score_sampler, table
+from dit.evaluation.rows import Score, protocol_line, score_images, score_sampler, table
 
 __all__ = [
     "Classifier",
