@@ -19,7 +19,7 @@ from dit.evaluation.report.style import FEW, Names, spans_decades
 def is_filled(measured: Measured) -> bool:
     """Whether the choices are a grid of two or more keys, rather than those that a search has drawn."""
     size = math.prod(len(values) for values in measured.keys.values())
-    return len(measured.keys) > 1 and 2 * len(measured.points) >= size
+    return len(measured.keys) > 1 and 2 * len(measured.points) > size
 
 
 def heat_map(measured: Measured, metric: str) -> Figure | None:
@@ -42,10 +42,11 @@ def heat_map(measured: Measured, metric: str) -> Figure | None:
     means = [stat.mean for stat in stats]
     norm = LogNorm(min(means), max(means)) if spans_decades(means) else Normalize(min(means), max(means))
     image = None
-    for panel, facet in itertools.zip_longest(panels.flat, facets):
-        if facet is None:
-            panel.set_visible(False)
-            continue
+    flat: list[Axes] = list(panels.flat)
+    for index in range(len(facets), len(flat)):
+        flat[index].set_visible(False)
+        flat[index - panels.shape[1]].tick_params(labelbottom=True)
+    for panel, facet in zip(flat, facets, strict=False):
         cells = {(p.choice[down], p.choice[across]): p for p in points if _picked(p, others) == facet}
         values = np.full((len(rows), len(columns)), np.nan)
         for (y, row), (x, column) in itertools.product(enumerate(rows), enumerate(columns)):
@@ -92,7 +93,7 @@ def _fill(
 ) -> None:
     stat = point.stat(metric) if point else None
     if shade is None or stat is None:
-        said = "diverged" if stat else (point.state if point else "") or "none"
+        said = "diverged" if stat else (point.state if point else "") or "n/a"
         panel.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor="0.95", edgecolor="0.82", hatch="////", lw=0))
         panel.text(x, y, said.replace(", ", "\n"), ha="center", va="center", color="0.25", fontsize=7)
         return

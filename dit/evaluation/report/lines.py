@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from dit.evaluation.report.panels import Line, in_panels
 from dit.evaluation.report.points import Measured, Point, short_values
@@ -60,6 +61,9 @@ def against_scale(measured: Measured, real: Measured, metric: str) -> Figure | N
         panels[0].annotate("real pictures", (1, level), (-2, 3), fontsize=7.5, color="0.35", **at)
     if spans_decades(list(scales)):
         panels[0].set_xscale("log")
+        shown = sorted(scales)[:: -(-len(scales) // 8)]
+        panels[0].set_xticks(shown, [f"{scale:g}" for scale in shown])
+        panels[0].xaxis.set_minor_locator(NullLocator())
     return figure
 
 
@@ -83,7 +87,8 @@ def against_key(measured: Measured, metric: str) -> Figure | None:
     if not groups:
         return None
     lines = [_line(dict(zip(others, choice, strict=True)), sorted(found)) for choice, found in groups.items()]
-    figure, panels = in_panels(lines, measured, across, wanted(metric), joined=numeric)
+    # A search leaves gaps in a grid of keys, and nothing is known of what lies in them.
+    figure, panels = in_panels(lines, measured, across, wanted(metric), joined=numeric and not others)
     if numeric:
         if spans_decades([x for line in lines for x in line.x]):
             panels[0].set_xscale("log")

@@ -73,7 +73,7 @@ def _markdown(block: Block, folder: Path) -> str:
             return "\n".join(f"| {' | '.join(line)} |" for line in ([_plain(h) for h in headings], bars, *cells))
         case Figure(caption, png, pdf):
             at, printed = (file.relative_to(folder).as_posix() for file in (png, pdf))
-            return f"![{_plain(caption)}]({at})\n\n{_plain(caption)} ([PDF]({printed}))"
+            return f"![{_plain(png.stem)}]({at})\n\n{_plain(caption)} ([PDF]({printed}))"
 
 
 def _plain(text: str) -> str:

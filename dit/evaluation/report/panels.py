@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from dit.evaluation.report.points import Measured
 from dit.evaluation.report.style import FEW, Names, looks, spans_decades
@@ -50,10 +49,9 @@ def in_panels(
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(len(high), len(wide), squeeze=False, sharex=True, sharey=True)
 
-    places = [measured.keys[key] for key in colour]
     entries = sorted(
         {tuple(line.choice[key] for key in colour) for line in lines},
-        key=lambda entry: [place.index(value) for place, value in zip(places, entry, strict=True)],
+        key=lambda entry: [measured.keys[key].index(value) for key, value in zip(colour, entry, strict=True)],
     )
     bare: dict[str, Any] = ({} if dots else {"marker": ""}) | ({} if joined else {"linestyle": ""})
     styles = {entry: look | bare for entry, look in zip(entries, looks(entries), strict=True)}
@@ -62,18 +60,22 @@ def in_panels(
         x = wide.index(line.choice[columns[0]]) if columns else 0
         _draw(grid[y][x], line, styles[tuple(line.choice[key] for key in colour)], joined)
 
-    for (y, row), (x, column) in itertools.product(enumerate(high), enumerate(wide)):
-        here = dict(zip([*columns, *rows], [column] * len(columns) + [row] * len(rows), strict=True))
-        said = names.equal(here, here)
-        grid[y][x].set_title(said if len(said) < 34 else said.replace(", ", "\n"))
-        grid[y][x].grid(True)
+    places = [(dict.fromkeys(rows, row) | dict.fromkeys(columns, column)) for row in high for column in wide]
+    titles = [names.equal(here, (*columns, *rows)) for here in places]
+    for panel, said in zip(grid.flat, titles, strict=True):
+        panel.set_title(said if max(map(len, titles)) < 34 else said.replace(", ", "\n"))
+        panel.grid(True)
     for panel in grid[-1]:
         panel.set_xlabel(across)
-    figure.supylabel(up, fontsize="medium")
+    if len(high) == 1:
+        grid[0][0].set_ylabel(up)
+    else:
+        figure.supylabel(up, fontsize="medium")
     _spread(list(grid.flat), lines)
     if colour and len(entries) <= _MANY:
         labels = [names.value(dict(zip(colour, entry, strict=True)), colour) for entry in entries]
         room = max(1, int(size[0] * 11 / (max(map(len, labels)) + 7)))
+        figure.set_figheight(size[1] + 0.17 * (-(-len(labels) // room) - 1))
         figure.legend(
             [Line2D([], [], **styles[entry]) for entry in entries],
             labels,
@@ -94,7 +96,8 @@ def _draw(panel: Axes, line: Line, look: dict[str, Any], joined: bool) -> None:
     if line.ended:
         x, y, why = line.ended
         panel.plot(x, y, "x", color=look["color"], markersize=7, markeredgewidth=1.8)
-        panel.annotate(why, (x, y), (5, 4), textcoords="offset points", fontsize=7, color=look["color"])
+        note = panel.annotate(why, (x, y), (-6, 5), textcoords="offset points", ha="right", fontsize=7, color="0.25")
+        note.set_in_layout(False)
     panel.autoscale_view()
 
 
@@ -102,5 +105,8 @@ def _spread(panels: Sequence[Axes], lines: Sequence[Line]) -> None:
     """Values that span decades on a logarithmic axis."""
     if spans_decades([value for line in lines for value in line.low]):
         panels[0].set_yscale("log")
+        panels[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panels[0].yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        panels[0].yaxis.set_minor_formatter(NullFormatter())
     else:
         panels[0].yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))

@@ -231,7 +231,7 @@ def stat_text(point: Point, metric: str) -> str:
     """mean, with ± its standard deviation over the seeds or [low, high] of its interval."""
     stat = point.stat(metric)
     if stat is None:
-        return point.state or "none"
+        return point.state or "n/a"
     if stat.count == 0:
         return "diverged"
     shown = text(stat.mean)

@@ -120,9 +120,7 @@ def read_sweep(folder: Path) -> Sweep:
         return Sweep(folder, [_trial(folder / entry["folder"], entry, running) for entry in entries], running)
     found = [entry for entry in folder.iterdir() if entry.is_dir() and _is_trial(entry)]
     if not found:
-        raise ValueError(
-            f"{folder} is no folder of a sweep: it has neither sweep.json nor trials in folders of their own"
-        )
+        raise ValueError(f"{folder} is no folder of a sweep: it has neither sweep.json nor folders of trials")
     found.sort(key=lambda path: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)])
     return Sweep(folder, [_trial(path, {"number": index}, running) for index, path in enumerate(found)], running)
 
@@ -216,9 +214,10 @@ def _curves(file: Path, remarks: list[str]) -> dict[str, Curve]:
         text = file.read_bytes().decode(errors="replace")
     except FileNotFoundError:
         return {}
-    whole = text.splitlines() if text.endswith("\n") else text.splitlines()[:-1]
-    torn, curves = len(text.splitlines()) - len(whole), {}
-    lines = csv.reader(line.replace("\0", "") for line in whole)
+    every = text.splitlines()
+    whole = [line for line in (every if text.endswith("\n") else every[:-1]) if "\0" not in line]
+    torn, curves = len(every) - len(whole), {}
+    lines = csv.reader(whole)
     header = next(lines, [])
     for cells in lines:
         row = dict(zip(header, cells, strict=False))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,6 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from dit.evaluation.report.points import Measured
-from dit.evaluation.report.read import Trial
 from dit.evaluation.report.style import Names
 
 _WIDTH, _HEIGHT, _CELL = 10.0, 11.0, 2.4  # inches: of a page, and at most of one picture
@@ -20,22 +20,21 @@ _WIDTH, _HEIGHT, _CELL = 10.0, 11.0, 2.4  # inches: of a page, and at most of on
 def sheets(measured: Measured, seed: str) -> list[tuple[str, Figure]]:
     """A figure for each choice of the third key and those after it, with that choice in words.
 
-    measured: of the trials, a row each. Noise is a function of the seed, so only the trials with `seed`
-    are shown.
+    Noise is a function of the seed, so only the trials with `seed` are shown.
     """
     names, missing = Names.of(measured), [""] * (2 - len(measured.keys))  # one key: one row
     keys = [*missing, *measured.keys]
     places = [[""]] * len(missing) + list(measured.keys.values())
-    found: dict[tuple[str, ...], Trial] = {}
+    found: dict[tuple[str, ...], Path] = {}
     for row in measured.rows:
         if row.trial.picture is not None and row.trial.seed == seed:
-            found.setdefault((*missing, *row.choice.values()), row.trial)
+            found.setdefault((*missing, *row.choice.values()), row.trial.picture)
     drawn = []
     for facet in itertools.product(*places[2:]):
-        chosen = {(choice[0], choice[1]): trial for choice, trial in found.items() if choice[2:] == facet}
-        pictures = {at: picture for at, trial in chosen.items() if (picture := _read(trial.picture)) is not None}
+        files = {(choice[0], choice[1]): file for choice, file in found.items() if choice[2:] == facet}
+        pictures = {at: picture for at, file in files.items() if (picture := _read(file)) is not None}
         if pictures:
-            steps = {at: chosen[at].step for at in pictures}
+            steps = {at: re.sub(r"\D", "", files[at].stem).lstrip("0") for at in pictures}
             said = names.equal(dict(zip(keys[2:], facet, strict=True)), keys[2:])
             drawn.append((said, _sheet(pictures, steps, places[0], places[1], keys, names)))
     return drawn
@@ -43,7 +42,7 @@ def sheets(measured: Measured, seed: str) -> list[tuple[str, Figure]]:
 
 def _sheet(
     pictures: dict[tuple[str, str], np.ndarray],
-    steps: dict[tuple[str, str], int | None],
+    steps: dict[tuple[str, str], str],
     rows: Sequence[str],
     columns: Sequence[str],
     keys: Sequence[str],
@@ -63,7 +62,7 @@ def _sheet(
         panel.spines[:].set_visible(False)
         if at in pictures:
             panel.imshow(pictures[at], cmap="gray", vmin=0, vmax=255)
-            if apart and steps[at] is not None:
+            if apart:
                 panel.set_xlabel(f"step {steps[at]}", fontsize=7, labelpad=2)
         else:
             panel.text(0.5, 0.5, "no picture", ha="center", va="center", color="0.4", fontsize=7.5)
@@ -78,9 +77,8 @@ def _sheet(
     return figure
 
 
-def _read(file: Path | None) -> np.ndarray | None:
+def _read(file: Path) -> np.ndarray | None:
     """None for a file that was torn."""
-    assert file is not None
     try:
         with Image.open(file) as image:
             return _laid(np.asarray(image.convert("RGB")))

@@ -65,7 +65,8 @@ def tables(sweep: Sweep) -> list[Block]:
         line, warnings = score_protocol(sweep)
         blocks.append(Heading("Scores"))
         blocks += [Say(warning, "warning") for warning in warnings]
-        blocks.append(_table(scores, real.points, steps=False))
+        different = {tuple(row.metrics.items()): row for row in real.rows}
+        blocks.append(_table(scores, [Point({}, list(different.values()))] if different else [], steps=False))
         blocks.append(Say(_explained(scores), "protocol"))
         blocks.append(Say(f"Protocol: {line or 'not told'}", "protocol"))
     if not blocks:
@@ -99,7 +100,7 @@ def _table(measured: Measured, real: Sequence[Point], steps: bool) -> Grid:
             cells.append(Cell(f"{counted}" if counted == all_ else f"{counted} of {all_}"))
         if "step" in more:
             found = sorted({row.trial.step for row in point.counted if row.trial.step is not None})
-            cells.append(Cell(", ".join(f"{step:,}" for step in found) or "none"))
+            cells.append(Cell(", ".join(f"{step:,}" for step in found) or "n/a"))
         for metric in measured.metrics:
             stat = point.stat(metric)
             cells.append(Cell(stat_text(point, metric), stat is not None and stat.mean == best[metric]))

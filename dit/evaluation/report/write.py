@@ -92,7 +92,7 @@ def _figures(sweep: Sweep, training: Measured, scores: Measured, real: Measured)
     from dit.evaluation.report.samples import sheets
 
     band = " Band: lowest to highest of the seeds, line: their mean." if len(sweep.seeds) > 1 else ""
-    mean = " Mean ± standard deviation over the seeds;" if len(sweep.seeds) > 1 else ""
+    mean = " Mean ± standard deviation over the seeds." if len(sweep.seeds) > 1 else ""
     for measured in (scores, training):
         for metric in measured.metrics:
             if higher(metric) is None:
@@ -105,7 +105,7 @@ def _figures(sweep: Sweep, training: Measured, scores: Measured, real: Measured)
                 if figure := heat_map(measured, metric):
                     yield (
                         f"heat {metric}",
-                        f"{named} by {_and(measured)}.{mean} bright is good, the frame marks the best.",
+                        f"{named} by {_and(measured)}.{mean} Bright is good, the frame marks the best.",
                         figure,
                     )
             elif measured.keys and not on_scale and (figure := against_key(measured, metric)):
@@ -116,7 +116,7 @@ def _figures(sweep: Sweep, training: Measured, scores: Measured, real: Measured)
             yield f"curves {metric}", f"{metric} against optimiser steps.{band}", figure
             break
     for seed in sweep.seeds[:1]:
-        for choice, figure in sheets(training, seed):
+        for choice, figure in sheets(training if sweep.swept else scores, seed) or sheets(training, seed):
             noise = f" from the same noise (seed {seed})" if seed else " from the same noise"
             yield f"samples {choice}", f"Samples{f', {choice},' if choice else ''}{noise}.", figure
 
