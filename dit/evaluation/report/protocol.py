@@ -64,7 +64,7 @@ def _compared(
 
 
 def _line(shared: dict[str, str]) -> str:
-    """images: 1000; labels: balanced; reference: name digits, images 360; ..."""
+    """images: 500; labels: balanced; reference: name digits, images 360; ..."""
     groups: dict[str, list[str]] = {}
     for key, value in shared.items():
         if value != "None":
@@ -74,7 +74,7 @@ def _line(shared: dict[str, str]) -> str:
 
 
 def _apart(values: dict[str, list[int]]) -> str:
-    """1000 in #0, #1 but 500 in #2."""
+    """900 in #0, #1 but 500 in #2."""
     said = []
     for value, numbers in values.items():
         more = f" and {len(numbers) - 4} others" if len(numbers) > 4 else ""
