@@ -71,6 +71,7 @@ class SlotLauncher(Launcher):
         self.task.failed += len(failed)
         names = "; failed: " + ", ".join(f"#{trial.number}" for trial in failed) if failed else ""
         console.print(f"{len(trials) - len(failed)} of {len(trials)} trials finished{names}", soft_wrap=True)
+        _report(manifest.folder, console)
         return [_returned(trial, config) for trial, config in zip(trials, configs, strict=True)]
 
     def _compose(self, number: int, overrides: list[str]) -> DictConfig:
@@ -109,6 +110,18 @@ class SlotLauncher(Launcher):
             return self.task.command(packed[0].folder), packed[0].packed()
 
         return prepare
+
+
+def _report(folder: Path, console: Console) -> None:
+    """Written when all is done: whatever goes wrong with it changes nothing of the sweep."""
+    try:
+        from dit.evaluation.report import write_report
+
+        said = f"report: {write_report(folder).html}"
+    except Exception as error:
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        said = f"no report: {kind}{' '.join(str(error).split())}"
+    console.print(said, soft_wrap=True, markup=False)
 
 
 def _task_config(config: DictConfig) -> DictConfig:

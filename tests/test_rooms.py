@@ -48,7 +48,7 @@ def imports(file):
 def test_no_line_of_a_room_names_what_it_must_not(room):
     folder = ROOT / room.replace(".", "/")
     files = folder.rglob("*.py") if folder.is_dir() else [folder.with_suffix(".py")]
-    if room == "data":  # whose commands are scripts: nothing imports them
+    if room in ("data", "dit.evaluation"):  # whose commands are scripts: nothing imports them
         files = [file for file in files if file.name != "__main__.py"]
     for file in files:
         for name in imports(file):

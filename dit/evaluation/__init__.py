@@ -2,15 +2,17 @@
 
 from dit.evaluation.classifier import Classifier, train_classifier
 from dit.evaluation.dino import Dino
-from dit.evaluation.features import Extractor, Features, check_pictures, extract
+from dit.evaluation.features import Extractor, Features, check_pictures, digest_of, extract
 from dit.evaluation.frechet import frechet, frechet_distance
+from dit.evaluation.generation import Generation, labels_of
 from dit.evaluation.inception import Inception
 from dit.evaluation.intervals import Estimate
+from dit.evaluation.measure import Measure, Share, Source, alone
 from dit.evaluation.moments import Gaussian, Moments
 from dit.evaluation.npz import NpzImages, read_reference, write_moments
 from dit.evaluation.reference import Reference, reference_of
-from dit.evaluation.report import Score, protocol_line, score_images, score_sampler, table
 from dit.evaluation.scores import SCORES, score
+from dit.evaluation.table import Row, protocol_line, rule, table, write_scores
 
 __all__ = [
     "SCORES",
@@ -20,22 +22,29 @@ __all__ = [
     "Extractor",
     "Features",
     "Gaussian",
+    "Generation",
     "Inception",
+    "Measure",
     "Moments",
     "NpzImages",
     "Reference",
-    "Score",
+    "Row",
+    "Share",
+    "Source",
+    "alone",
     "check_pictures",
+    "digest_of",
     "extract",
     "frechet",
     "frechet_distance",
+    "labels_of",
     "protocol_line",
     "read_reference",
     "reference_of",
+    "rule",
     "score",
-    "score_images",
-    "score_sampler",
     "table",
     "train_classifier",
     "write_moments",
+    "write_scores",
 ]
