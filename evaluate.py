@@ -1,4 +1,4 @@
-"""Score a checkpoint: `python evaluate.py checkpoint=PATH scales=[1,1.5]`, a row a guidance scale; see docs/scores.md."""
+"""Score a checkpoint: `python evaluate.py checkpoint=PATH scales=[1,1.5]`, a row a scale; see docs/scores.md."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def main(config: DictConfig) -> float | None:
     share = share_of(options["device"])
     loaded = options["checkpoint"] and load(options["checkpoint"], options["weights"], share.device)
     sampler = instantiate(config.sampler) if loaded else None
-    pictures = options["data"] or (loaded.pictures if loaded else None)
+    pictures = options.pop("data", None) or (loaded.pictures if loaded else None)
     moved = {"root": options["data_root"]} if options["data_root"] is not None else {}
     data = instantiate({**pictures, **moved}) if pictures else None
     if loaded:

@@ -52,9 +52,14 @@ class Extractor(Protocol):
     """A network from uint8 images [B, C, H, W] to `Features`. `digest` names its weights; `spec` is what the protocol
     says of it; `min_size` is the smallest height and width it takes."""
 
-    name: str
-    digest: str
-    min_size: int
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def digest(self) -> str: ...
+
+    @property
+    def min_size(self) -> int: ...
 
     @property
     def spec(self) -> dict[str, Any]: ...

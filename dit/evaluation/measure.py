@@ -67,9 +67,8 @@ class Measure:
         """What scores need of uint8 images [B, C, H, W]."""
         features = self.extractor(images)
         seen = {"pooled": features.pooled, "spatial": features.spatial, "logits": features.logits}
-        if self.classifier is not None:
-            judged = features if self.classifier is self.extractor else self.classifier(images)
-            seen["judged"] = judged.logits
+        if self.classifier not in (None, self.extractor):
+            seen["judged"] = self.classifier(images).logits
         return {name: tensor for name, tensor in seen.items() if tensor is not None}
 
     def of_pictures(self, name: str, batches: Iterable[Tensor], labels: Tensor | None) -> Row:
@@ -141,7 +140,7 @@ class Measure:
 
     def _row(self, name: str, seen: dict[str, Tensor], labels: Tensor | None) -> Row:
         features = Features(seen["pooled"], seen.get("spatial"), seen.get("logits"))
-        judged = seen.get("judged")
+        judged = features.logits if self.classifier is self.extractor else seen.get("judged")
         scores = score(features, self.reference, labels, judged, self.names, replicates=self.replicates)
         return Row(name, len(features), scores)
 

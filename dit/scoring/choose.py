@@ -12,6 +12,7 @@ from torch import Tensor
 
 from data import Pictures, Real, codec_from_spec, real_of_folder, real_of_split
 from dit.checkpoint import Loaded
+from dit.diffusion import Denoiser
 from dit.evaluation import (
     SCORES,
     Classifier,
@@ -75,13 +76,14 @@ def of_samples(
     scales = options["scales"] if isinstance(options["scales"], list) else [options["scales"]]
     guidances = [sampler.guidance if scale is None else sampler.guidance.with_scale(scale) for scale in scales]
     labels = labels_of(options["labels"], range(options["images"]), loaded.network.num_classes, sampler.seed)
-    for weak in sampler.guidance.networks.values():
-        weak.network.to(share.device)
+    weak = {name: each.network for name, each in sampler.guidance.networks.items() if isinstance(each, Denoiser)}
+    for network in weak.values():
+        network.to(share.device)
     for guidance in guidances:
         guidance.check(loaded.denoiser, None if labels is None else torch.tensor(labels))
     codec = codec_from_spec(loaded.passport["data"]["normalisation"], options["vae"])
-    weak = {name: digest_of(each.network) for name, each in sampler.guidance.networks.items()}
-    identity = [digest_of(loaded.network), weak, loaded.passport["path"], loaded.passport["kind"], codec.spec]
+    digests = {name: digest_of(network) for name, network in {"model": loaded.network, **weak}.items()}
+    identity = [digests, loaded.passport["path"], loaded.passport["kind"], codec.spec]
     parts = loaded.network.num_classes, loaded.shape, codec.decode, loaded.weights, loaded.step, identity
     source = Source(loaded.denoiser, options["labels"], *parts)
     rows, images = [], None

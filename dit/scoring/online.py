@@ -12,7 +12,7 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from dit.evaluation import Extractor, Measure, Row, Share, Source, labels_of, write_scores
+from dit.evaluation import Extractor, Row, Share, Source, labels_of, write_scores
 from dit.scoring.choose import measure_of
 from dit.solvers import Sampler
 from dit.training import DiTModule, FullySharded
@@ -21,8 +21,8 @@ _LOW = {"frechet", "spatial_frechet", "kid"}  # scores of which less is better
 
 
 class OnlineScore(Callback):
-    """Scores `images` samples of the averaged weights every `every_n_steps` optimiser steps and when training ends, once
-    for each of `scales` (None: the guidance as it is).
+    """Scores `images` samples of the averaged weights every `every_n_steps` optimiser steps and when training ends,
+    once for each of `scales` (None: the guidance as it is).
 
     `folder`/scores.json has a row each, `score/frechet` and the like are logged, with @scale behind where there are
     several. The first process scores what all have sampled. best: the score, at the first scale, by which the best
