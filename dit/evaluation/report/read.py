@@ -215,7 +215,7 @@ def _curves(file: Path, remarks: list[str]) -> dict[str, Curve]:
     except FileNotFoundError:
         return {}
     every = text.splitlines()
-    whole = [line for line in (every if text.endswith("\n") else every[:-1]) if "\0" not in line]
+    whole = every if text.endswith("\n") else every[:-1]
     torn, curves = len(every) - len(whole), {}
     lines = csv.reader(whole)
     header = next(lines, [])
