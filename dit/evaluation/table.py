@@ -9,23 +9,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Group
 from rich.table import Table
-from rich.text import Text
 
 from dit.evaluation.intervals import Estimate
 
 _HEADINGS = {
-    "accuracy": ("accuracy", "{:.3f}", 1.0),
-    "frechet": ("Frechet", "{:.2f}", 1.0),
-    "spatial_frechet": ("spatial", "{:.2f}", 1.0),
-    "kid": ("KID x 1e3", "{:.2f}", 1e3),
-    "inception_score": ("IS", "{:.2f}", 1.0),
-    "precision": ("precision", "{:.3f}", 1.0),
-    "recall": ("recall", "{:.3f}", 1.0),
-    "density": ("density", "{:.3f}", 1.0),
-    "coverage": ("coverage", "{:.3f}", 1.0),
+    "accuracy": "accuracy",
+    "frechet": "Frechet",
+    "spatial_frechet": "spatial",
+    "kid": "KID",
+    "inception_score": "IS",
+    "precision": "precision",
+    "recall": "recall",
+    "density": "density",
+    "coverage": "coverage",
 }
+_FRACTIONS = {"accuracy", "precision", "recall", "density", "coverage"}
 
 
 @dataclass(frozen=True)
@@ -76,25 +75,32 @@ def scale_of(spec: Mapping[str, Any]) -> float | None:
 
 
 def table(rows: Sequence[Row]) -> Table:
-    """Values, and below each its 95 % interval. Scores that no row has are left out."""
+    """Values, and below each half of its 95 % interval. Scores that no row has are left out."""
     shown = [name for name in _HEADINGS if any(row.scores.get(name) is not None for row in rows)]
     result = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
-    result.add_column("guidance")
-    for heading in ("images", *(_HEADINGS[name][0] for name in shown), "NFE", "rows", "seconds"):
+    result.add_column("guidance", min_width=min(24, max(len(row.name) for row in rows)))
+    for heading in ("images", *(_HEADINGS[name] for name in shown), "NFE", "rows", "seconds"):
         result.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
-        cells = [_cell(row.scores.get(name), *_HEADINGS[name][1:]) for name in shown]
+        cells = [_cell(row.scores.get(name), name in _FRACTIONS) for name in shown]
         cost = "-" if row.rows is None else f"{row.rows:g}", "-" if row.seconds is None else f"{row.seconds:.1f}"
         result.add_row(row.name, f"{row.images:,}", *cells, str(row.evaluations or "-"), *cost)
     return result
 
 
-def _cell(score: Estimate | None, form: str, unit: float) -> Group:
+def _cell(score: Estimate | None, fraction: bool) -> str:
     if score is None:
-        return Group(Text("-", justify="right"))
-    ends = [end for end in (score.low, score.high) if end is not None]
-    interval = "..".join(form.format(end * unit) for end in ends)
-    return Group(Text(form.format(score.value * unit), justify="right"), Text(interval, style="dim", justify="right"))
+        return "-"
+    value = f"{score.value:.3f}" if fraction else _short(score.value)
+    if score.low is None or score.high is None:
+        return value
+    half = (score.high - score.low) / 2
+    return f"{value}\n[dim]±{half:.3f}[/]" if fraction else f"{value}\n[dim]±{_short(half)}[/]"
+
+
+def _short(value: float) -> str:
+    """Three to four digits: 0.012, 3.46, 14.2, 508, 7.95e+06."""
+    return f"{value:.2f}" if 1 <= abs(value) < 10 else f"{value:.3g}"
 
 
 def protocol_line(protocol: Mapping[str, Any]) -> str:
@@ -114,7 +120,7 @@ def protocol_line(protocol: Mapping[str, Any]) -> str:
         ),
         f"features {features['name']} {features['digest']}"
         + (f" (held-out accuracy {worth:.3f})" if worth is not None else ""),
-        "95 % intervals",
+        "± is half of a 95 % interval",
     ]
     return f"protocol: {', '.join(parts)}"
 
