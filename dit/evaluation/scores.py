@@ -152,7 +152,7 @@ class _Scores:
         return self.real.pooled.to(self.features.pooled.device)
 
     def _few(self) -> int:
-        """A standard deviation needs fewer replicates than a quantile."""
+        """A standard deviation needs fewer replicates than a quantile, and these cost more."""
         return max(2, self.replicates // 5)
 
 
