@@ -78,7 +78,9 @@ class Ranks:
         codes = [process.poll() for process in self.processes]
         failed = [(rank, code) for rank, code in enumerate(codes) if code]
         if failed and self._broken is None:
-            self._broken, self._deadline = failed[0], time.monotonic() + GRACE
+            # One that a signal ended comes first: others fail because of it, until they are asked to end.
+            self._broken = min(failed, key=lambda pair: pair[1] > 0)
+            self._deadline = time.monotonic() + GRACE
             self.send(signal.SIGTERM)
         if None not in codes:
             code = self._broken[1] if self._broken else 0
@@ -103,7 +105,9 @@ class Ranks:
 
     @property
     def error(self) -> str | None:
-        """The sentence of the first rank that failed."""
+        """The sentence of the first rank that failed; None where it could not say any, and others only followed."""
+        if self._broken is not None and self._broken[1] < 0:
+            return None
         return self._store.get("error").decode() if self._store.check(["error"]) else None
 
     @property
