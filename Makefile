@@ -36,7 +36,7 @@ test-all: $(STAMP) lint  ## the slow tests and the fault campaign as well
 	$(BIN)/python -m pytest -n 2 -m "not parity"
 	@$(MAKE) --no-print-directory faults
 
-faults: $(STAMP)  ## runs that are killed, starved and damaged must end as if nothing had happened (about 8 minutes)
+faults: $(STAMP)  ## runs that are killed, starved and damaged must end as if nothing had happened (about 13 minutes on 2 busy cores)
 	$(BIN)/python -m tests.faults
 
 test-parity: $(STAMP)  ## agreement with k-diffusion, in an environment of its own
