@@ -7,7 +7,7 @@ PARITY := .venv-parity
 DEMO := outputs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-parity lint format clean
+.PHONY: help install demo test test-all test-parity faults lint format clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -32,8 +32,12 @@ demo: $(STAMP)  ## train a DiT on real digits, sample it with guidance, score it
 test: $(STAMP) lint  ## lint, types, import contract and the fast tests (about 7 minutes on 2 cores)
 	$(BIN)/python -m pytest -n 2
 
-test-all: $(STAMP) lint  ## the slow tests as well
+test-all: $(STAMP) lint  ## the slow tests and the fault campaign as well
 	$(BIN)/python -m pytest -n 2 -m "not parity"
+	@$(MAKE) --no-print-directory faults
+
+faults: $(STAMP)  ## runs that are killed, starved and damaged must end as if nothing had happened (about 13 minutes on 2 busy cores)
+	$(BIN)/python -m tests.faults
 
 test-parity: $(STAMP)  ## agreement with k-diffusion, in an environment of its own
 	@$(PYTHON) -m venv $(PARITY)

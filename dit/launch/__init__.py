@@ -3,6 +3,7 @@ of its group are handed what that one composed, and so agree on every key and on
 """
 
 from dit.launch.devices import check_starter, count_ranks
+from dit.launch.folder import CheckFolder, held
 from dit.launch.group import RANK_OF, Group, this_group
 from dit.launch.job import Job
 from dit.launch.manifest import Manifest, Trial
@@ -12,6 +13,7 @@ from dit.launch.task import Mistake, Task, sentence
 
 __all__ = [
     "RANK_OF",
+    "CheckFolder",
     "Group",
     "Job",
     "Manifest",
@@ -24,6 +26,7 @@ __all__ = [
     "Trial",
     "check_starter",
     "count_ranks",
+    "held",
     "sentence",
     "this_group",
     "wait",

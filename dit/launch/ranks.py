@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import IO, Any
 
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
@@ -66,7 +67,7 @@ class Ranks:
                 stdout=output,
                 stderr=output,
                 process_group=0,
-                preexec_fn=_die_with_parent,
+                preexec_fn=partial(_die_with, os.getpid()),
             )
             for rank in range(size)
         ]
@@ -77,7 +78,9 @@ class Ranks:
         codes = [process.poll() for process in self.processes]
         failed = [(rank, code) for rank, code in enumerate(codes) if code]
         if failed and self._broken is None:
-            self._broken, self._deadline = failed[0], time.monotonic() + GRACE
+            # One that a signal ended comes first: others fail because of it, until they are asked to end.
+            self._broken = min(failed, key=lambda pair: pair[1] > 0)
+            self._deadline = time.monotonic() + GRACE
             self.send(signal.SIGTERM)
         if None not in codes:
             code = self._broken[1] if self._broken else 0
@@ -102,7 +105,9 @@ class Ranks:
 
     @property
     def error(self) -> str | None:
-        """The sentence of the first rank that failed."""
+        """The sentence of the first rank that failed; None where it could not say any, and others only followed."""
+        if self._broken is not None and self._broken[1] < 0:
+            return None
         return self._store.get("error").decode() if self._store.check(["error"]) else None
 
     @property
@@ -151,6 +156,8 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _die_with_parent() -> None:
+def _die_with(parent: int) -> None:
     if _libc is not None:
         _libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:  # which died before that
+            os._exit(128 + signal.SIGKILL)

@@ -20,11 +20,12 @@ from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from dit.launch.devices import adopt_group, check_starter, count_ranks
+from dit.launch.folder import held
 from dit.launch.group import RANK_OF, Group, this_group
 from dit.launch.job import Job
 from dit.launch.ranks import Ranks, wait
 
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # no bugs of ours
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)  # no bugs of ours
 
 
 class Mistake(CompactHydraException):
@@ -72,7 +73,7 @@ class Task:
                     group.publish(job.packed())
                 return self._run(config, group)
             count = self.count(config)
-            return self._spread(config, count) if count > 1 else self.main(config)
+            return self._spread(config, count) if count > 1 else self._hold(config)
 
     def start(self, hydra_main: Callable[[], None]) -> None:
         """What the script calls: only one process of a group composes, and makes the output directory."""
@@ -125,9 +126,16 @@ class Task:
         self._check(config)
         if self.trainer:
             adopt_group(config[self.trainer], group)
-        value = self.main(config)
+        value = self._hold(config) if group.rank == 0 else self.main(config)
         group.finish(value)
         return value
+
+    def _hold(self, config: DictConfig) -> Any:
+        """Two processes that train would mix in one folder; the other scripts write where they are told."""
+        if not self.trainer:
+            return self.main(config)
+        with held(HydraConfig.get().runtime.output_dir):
+            return self.main(config)
 
     def _check(self, config: DictConfig) -> None:
         for key, least in self.whole.items():

@@ -74,6 +74,9 @@ class SaveCheckpoint(Checkpoint):
         self.file, self.every_n_steps = Path(folder) / LAST, every_n_steps
         self._signals = Signals()
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._signals.listen(trainer)
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         ours = [self.file.resolve(), self.file.with_name(PREVIOUS).resolve()]
         resumed = trainer.ckpt_path is not None and Path(trainer.ckpt_path).resolve() in ours
@@ -86,7 +89,6 @@ class SaveCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._saved = trainer.global_step
-        self._signals.listen()
         for log in _logs(trainer):
             log.go_on_from(trainer.global_step)
 

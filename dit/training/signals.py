@@ -13,13 +13,16 @@ STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 class Signals:
     """From `listen` to `ignore`, SIGTERM, SIGUSR1 and the first SIGINT only set a mark. Lightning's own handlers, which
-    would save elsewhere and talk to other processes from within a handler, are out of the way meanwhile."""
+    would save elsewhere, talk to other processes from within a handler, and end a run that has not begun with exit
+    code 0, are out of the way."""
 
     def __init__(self) -> None:
         self._received = 0
         self._before: dict[int, Any] = {}
 
-    def listen(self) -> None:
+    def listen(self, trainer: Trainer) -> None:
+        # It would put its own in place of these before the first step; there is no setting for that.
+        trainer._signal_connector.register_signal_handlers = lambda: None
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._note) for number in STOPPING}
 

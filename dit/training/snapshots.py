@@ -49,6 +49,9 @@ class SaveSnapshots(Callback):
             for snapshot in self._later:
                 snapshot.file.unlink()
             _log.info(f"removed {len(self._later)} snapshots after step {trainer.global_step}, which are made again")
+        if trainer.is_global_zero:  # what a killed run was writing
+            for left in self.folder.glob(".step_*.tmp"):
+                left.unlink(missing_ok=True)
         self._written = 0
         # The run may have ended between a checkpoint and the snapshot of its step.
         self._write_if_due(trainer, pl_module)

@@ -147,6 +147,28 @@ def test_a_killed_rank_is_reported(tmp_path, capfd):
     os.kill(ranks[1], signal.SIGKILL)
     assert process.wait(timeout=60) == 128 + signal.SIGKILL
     assert not alive(ranks[0])
+    assert "error: rank 1 was ended by SIGKILL\n" in capfd.readouterr().err
+
+
+FOLLOWING = """
+import os, signal, time
+from torch.distributed import PrefixStore, TCPStore
+if os.environ["RANK"] == "1":
+    time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGKILL)
+store = PrefixStore("dit/0", TCPStore("127.0.0.1", int(os.environ["MASTER_PORT"]), is_master=False))
+store.set("error", "the other side is gone")
+raise SystemExit(1)
+"""
+
+
+def test_what_follows_from_a_kill_is_not_the_reason():
+    """Rank 0 said and left with an error, and is seen in the same moment."""
+    ranks = Ranks([sys.executable, "-c", FOLLOWING], b"job", 2)
+    for process in ranks.processes:
+        process.wait()
+    assert wait(ranks) == 128 + signal.SIGKILL
+    assert (ranks.error, ranks.death) == (None, "rank 1 was ended by SIGKILL")
 
 
 DEAF = """

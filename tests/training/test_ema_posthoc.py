@@ -178,6 +178,7 @@ def test_snapshots_of_steps_made_again_are_removed_and_missing_ones_written(tmp_
         (folder / f"{name}.safetensors").unlink(missing_ok=True)
     passport = list_snapshots(folder)[0].stored.passport
     write_snapshot(folder, {"x": torch.ones(1)}, Stored(passport, "ema length 0.1", 9), torch.float16)
+    (folder / ".step_0000008_length_0.1.safetensors.77.tmp").write_bytes(b"half")  # in the middle of writing one
     fit(tmp_path, 6, every=2, resume=tmp_path / "checkpoints/last.ckpt")
     after = contents(folder)
     assert sorted({name[:12] for name in after}) == ["step_0000002", "step_0000004", "step_0000006"]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning import Callback
 
 from dit.checkpoint import check_sums, read
 from dit.checkpoint.load import unpickled
@@ -90,6 +91,24 @@ def test_a_damaged_file_never_takes_the_place_of_a_good_one(tmp_path):
     assert [read(tmp_path / name)["global_step"] for name in ("last.ckpt", "previous.ckpt")] == [6, 4]
 
 
+class Told(Callback):
+    """A signal comes before the first step, during the first preview, say."""
+
+    def on_train_start(self, trainer, pl_module):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_signal_before_the_first_step_is_no_success(tmp_path, capsys):
+    """Lightning's own handler would leave with exit code 0."""
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stopped:
+        fit(tmp_path, 3, callbacks=[Told()])
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert "stopped by SIGTERM at step 0, before the first" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
 @pytest.fixture
 def small_disk():
     """Files of this process may grow to 10 kB, as if the disk were full then."""
@@ -124,8 +143,11 @@ def test_a_full_disk_is_one_sentence_whoever_meets_it(name, capsys, monkeypatch)
     task = Task(fit, {}, None)
     with pytest.raises(SystemExit, match="1"), task._one_sentence(None, sweeping=False):
         raise OSError(errno.ENOSPC, "No space left on device", name)
+    with pytest.raises(SystemExit, match="1"), task._one_sentence(None, sweeping=False):
+        raise PermissionError(errno.EACCES, "Permission denied", name)
     what = name or "a file of this run"
-    assert capsys.readouterr().err == f"error: No space left on device: {what} cannot be written\n"
+    said = [f"error: {why}: {what} cannot be written" for why in ("No space left on device", "Permission denied")]
+    assert capsys.readouterr().err.splitlines() == said
     with pytest.raises(FileNotFoundError), task._one_sentence(None, sweeping=False):
         Path("gone").read_text()
 

@@ -1,0 +1,64 @@
+"""The folder of a run: there and writable before work starts, and of one process at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+LOCK = ".run.lock"
+
+
+@contextmanager
+def held(folder: str | Path) -> Iterator[None]:
+    """Inside, `folder` belongs to this process; however the process ends, the system gives it free.
+
+    ValueError where another process has it.
+    """
+    with (Path(folder) / LOCK).open("a") as lock:
+        try:
+            # Of this process alone: the lock of flock would be shared by the data workers, which outlive a killed run.
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            raise ValueError(
+                f"hydra.run.dir={folder} belongs to a run that is still going on; wait for its end or choose another"
+            ) from error
+        except OSError:
+            pass  # a file system without locks
+        yield
+
+
+class CheckFolder(Callback):
+    """Looks at the output directory before Hydra makes it, which would show a traceback where that is impossible, and
+    replace the .hydra of a run that is still going on. SystemExit, after one sentence, for either."""
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        HydraConfig.instance().set_config(config)
+        folder = Path(config.hydra.run.dir).absolute()
+        with _one_sentence("hydra.run.dir", folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            with held(folder):
+                pass
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        HydraConfig.instance().set_config(config)
+        folder = Path(config.hydra.sweep.dir).absolute()
+        with _one_sentence("hydra.sweep.dir", folder):
+            folder.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def _one_sentence(key: str, folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        said = f"{key}={folder} cannot be written: {error.strerror}" if isinstance(error, OSError) else str(error)
+        sys.stderr.write(f"error: {said}\n")
+        raise SystemExit(1) from None
