@@ -24,7 +24,8 @@ from hydra.utils import instantiate
 from benchmarks.train_step import one_step
 from data import codec_from_spec
 from dit.checkpoint import load
-from dit.evaluation import score_sampler, train_classifier
+from dit.evaluation import Reference, extract, train_classifier
+from dit.evaluation import score as score_features
 from dit.model import DiT
 from dit.model.__main__ import presets
 from dit.model.count import count
@@ -131,10 +132,12 @@ def score(where: Path, seed: int) -> dict[str, float]:
     sampler = Sampler(steps=15, grid=UniformGrid(), solver=Heun(), seed=seed, batch_size=10 * PER_CLASS)
     labels = loaded.labels(None, PER_CLASS)
     assert labels is not None
-    scored = score_sampler(loaded.denoiser, sampler, labels, loaded.shape, codec.decode, held_out[0], classifier)
-    assert scored.accuracy is not None
-    loss = float(torch.stack(list(losses.values())).mean())
-    return {"loss": loss, "accuracy": scored.accuracy, "frechet": scored.frechet}
+    images = (codec.decode(batch.x0) for batch in sampler.batches(loaded.denoiser, labels, loaded.shape))
+    features, real = extract(classifier, images), extract(classifier, held_out[0].split(512))
+    names, judged = ("frechet", "accuracy"), (torch.tensor(labels), features.logits)
+    found = score_features(features, Reference.of(real, "held-out", ""), *judged, names=names, replicates=10)
+    values = {name: estimate.value for name, estimate in found.items() if estimate is not None}
+    return {"loss": float(torch.stack(list(losses.values())).mean()), **values}
 
 
 def speed(rounds: int = 40, batch: int = 64) -> dict[str, dict[str, float]]:

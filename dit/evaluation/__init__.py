@@ -3,7 +3,7 @@
 from dit.evaluation.classifier import Classifier, train_classifier
 from dit.evaluation.dino import Dino
 from dit.evaluation.features import Extractor, Features, check_pictures, digest_of, extract
-from dit.evaluation.frechet import frechet, frechet_distance
+from dit.evaluation.frechet import frechet
 from dit.evaluation.generation import Generation, labels_of
 from dit.evaluation.inception import Inception
 from dit.evaluation.intervals import Estimate
@@ -36,7 +36,6 @@ __all__ = [
     "digest_of",
     "extract",
     "frechet",
-    "frechet_distance",
     "labels_of",
     "protocol_line",
     "read_reference",

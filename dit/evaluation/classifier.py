@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -162,7 +164,8 @@ def train_classifier(
             network.load_state_dict(torch.load(file, weights_only=True))
         else:
             _log.info("training the classifier of %s pictures, once: %s steps", f"{len(images):,}", f"{steps:,}")
-            _fit(network.to(device), images, labels, steps)
+            with _threads(1 if small else None):  # small sums come out the same however many cores there are
+                _fit(network.to(device), images, labels, steps)
             cache.mkdir(parents=True, exist_ok=True)
             temporary = file.with_suffix(f".{os.getpid()}.tmp")
             torch.save(network.cpu().state_dict(), temporary)
@@ -178,6 +181,16 @@ def train_classifier(
             f"samples: at least {least:.3f} is needed (chance is {1 / num_classes:.3f}); score in other features"
         )
     return Classifier(network, digest, accuracy, num_classes, shape)
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _fit(network: SmallConvNet, images: Tensor, labels: Tensor, steps: int) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-from dit.evaluation.moments import Gaussian, Moments
+from dit.evaluation.moments import Gaussian
 
 
 def frechet(images: Gaussian, reference: Gaussian) -> float:
@@ -45,18 +43,6 @@ def frechet_influence(features: Tensor, images: Gaussian, reference: Gaussian, b
         parts.append(linear + centred.square().sum(1) - (centred @ stretch).square().sum(1))
     influence = torch.cat(parts)  # [N]
     return influence - influence.mean()
-
-
-@torch.no_grad()
-def frechet_distance(
-    features: Callable[[Tensor], Tensor], images: Tensor, reference: Tensor, batch_size: int = 512
-) -> float:
-    """Of uint8 images [N, C, H, W] to a reference [M, C, H, W], where `features` maps uint8 [B, C, H, W] to [B, F]."""
-    ours, real = (
-        Moments.of(torch.cat([features(part).double() for part in pictures.split(batch_size)]))
-        for pictures in (images, reference)
-    )
-    return frechet(ours.gaussian, real.gaussian)
 
 
 def _axes(covariance: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Sequence
 
@@ -125,13 +126,7 @@ class _Scores:
 
     def _frechet(self, features: Tensor, real: Gaussian, name: str) -> Estimate:
         if len(features) <= features.shape[1]:
-            _log.warning(
-                "%s of %s images in %s features: their covariance is singular and the distance far too large; "
-                "compare it only with that of as many images",
-                name,
-                f"{len(features):,}",
-                f"{features.shape[1]:,}",
-            )
+            _warn(name, *features.shape)
         ours = Moments.of(features).gaussian
         on_device = Gaussian(real.mean.to(features.device), real.covariance.to(features.device))
         value = frechet(ours, on_device)
@@ -154,6 +149,15 @@ class _Scores:
     def _few(self) -> int:
         """A standard deviation needs fewer replicates than a quantile, and these cost more."""
         return max(2, self.replicates // 5)
+
+
+@functools.cache
+def _warn(name: str, images: int, features: int) -> None:
+    """Once, however many rows there are."""
+    _log.warning(
+        f"{name} of {images:,} images in {features:,} features: their covariance is singular and the distance far too "
+        "large; compare it only with that of as many images"
+    )
 
 
 def _balanced(labels: Tensor) -> bool:

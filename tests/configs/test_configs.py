@@ -1,6 +1,7 @@
 """Every file of every group composes and builds what it names; unknown keys raise."""
 
 import json
+from contextlib import nullcontext
 from operator import mul
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from data import RESOLVERS, Pictures
 from dit.checkpoint import Loaded
 from dit.diffusion import DiscreteVP, GaussianPath, LinearFlow, Loss, TimeDistribution
 from dit.model import DiT
+from dit.scoring import OnlineScore
 from dit.solvers import Guidance, Sampler, Solver, make_grid
 from dit.solvers.sample import describe
 from dit.training import Averages, FullySharded, LevelLoss
@@ -67,7 +69,7 @@ def test_every_file_of_every_group_composes_and_builds(group, name, tree, made, 
         "loss": ["diffusion=ddpm_linear"] if name == "hybrid_vlb" else [],
         "trainer": ["trainer.accelerator=cpu"] if name in NEED_CUDA else [],
     }.get(group, [])
-    config = composed(f"{group}={name}", *changes)
+    config = composed(f"{group}={name}", *changes, name="evaluate" if group == "features" else "train")
     parameters = [nn.Parameter(torch.zeros(2, 2))]
     match group:
         case "data":
@@ -125,6 +127,11 @@ def test_every_file_of_every_group_composes_and_builds(group, name, tree, made, 
             OmegaConf.to_container(config.trainer, resolve=True)
         case "validation":
             assert isinstance(instantiate(config.validation), LevelLoss)
+        case "features":
+            with pytest.raises(ValueError, match=r"cannot download|weights") if name != "classifier" else nullcontext():
+                assert instantiate(config.features) == {}
+        case "score":
+            assert isinstance(instantiate(config.callbacks)["score"], OnlineScore)
         case "on_nonfinite":
             assert type(instantiate(config.on_nonfinite)).__name__.lower() == name
         case "paths":

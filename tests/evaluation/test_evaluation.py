@@ -1,53 +1,45 @@
-"""Scores: the Frechet distance against its closed form, a classifier that is trained once, a full protocol."""
+"""Measuring: a classifier that is trained once, rows of a table, a full protocol."""
 
-import math
+import json
 
 import pytest
-import torch
 from rich.console import Console
-from torch import nn
 
 from dit.diffusion import LinearFlow
 from dit.evaluation import (
-    frechet_distance,
+    Measure,
+    Reference,
+    Share,
+    Source,
+    extract,
     protocol_line,
-    score_images,
-    score_sampler,
     table,
     train_classifier,
+    write_scores,
 )
-from dit.solvers import CFG, TNR, CFGPlusPlus, Compose, LinearScale, Sampler, UniformGrid
+from dit.evaluation.table import scale_of
+from dit.solvers import CFG, TNR, CFGPlusPlus, Compose, LinearScale, Sampler
+from dit.solvers.sample import describe
 from tests.exact import Gaussian
 from tests.training.tiny import digits
-
-
-class Flat(nn.Module):
-    """The pixels themselves as features."""
-
-    num_features = 4
-
-    def forward(self, images):
-        return images.flatten(1).double()
-
-
-def bytes_of(mean, std, count=20_000):
-    x = mean + std * torch.randn(count, 1, 2, 2, dtype=torch.float64)
-    return x.round().clamp(0, 255).to(torch.uint8)
-
-
-def test_frechet_distance_is_the_closed_form_for_gaussians():
-    """|m1 - m2|^2 + d (s1 - s2)^2 for independent features, to 2 % at 20,000 draws (rounding adds 1/12 to both)."""
-    distance = frechet_distance(Flat(), bytes_of(120, 20), bytes_of(100, 10))
-    spread = [math.sqrt(s**2 + 1 / 12) for s in (20, 10)]
-    assert distance == pytest.approx(4 * (20**2 + (spread[0] - spread[1]) ** 2), rel=0.02)
-    same = bytes_of(100, 10)
-    assert frechet_distance(Flat(), same, same) == pytest.approx(0, abs=1e-3)
 
 
 @pytest.fixture(scope="module")
 def real():
     data = digits()
     return data.train.tensors(), data.validation.tensors()
+
+
+@pytest.fixture(scope="module")
+def measure(real, tmp_path_factory):
+    classifier = train_classifier(*real, 10, tmp_path_factory.mktemp("cache"), steps=50, minimum=0)
+    reference = Reference.of(extract(classifier, [real[1][0]]), "held-out", "d1")
+    return Measure(classifier, reference, classifier, ("frechet", "accuracy"), replicates=99)
+
+
+def source_of(denoiser):
+    parts = digits().codec.decode, "ema 0.999", 12, ["a model"]
+    return Source(denoiser, "balanced", 3, (1, 8, 8), *parts)
 
 
 def test_the_classifier_knows_digits_and_is_trained_once(real, tmp_path):
@@ -75,34 +67,45 @@ def test_the_classifier_knows_digits_and_is_trained_once(real, tmp_path):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_row_is_named_by_its_rule_and_has_an_accuracy_only_if_labels_count(real, tmp_path, rule, name):
-    train, held_out = real
-    classifier = train_classifier(train, held_out, 10, tmp_path, steps=2, minimum=0)
-    denoiser = Gaussian(LinearFlow(), means=(0.0,) * 11, null_label=10)
-    sampler = Sampler(steps=2, guidance=rule)
-    decode = digits().codec.decode
-    scored = score_sampler(denoiser, sampler, [0, 1, 2] * 20, (1, 8, 8), decode, held_out[0], classifier)
-    assert scored.name == name
-    assert (scored.accuracy is None) == isinstance(rule, Compose)
-    console = Console(width=150, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(table([scored]))
-    assert name in console.export_text()
+def test_a_row_is_named_by_its_rule_and_has_an_accuracy_only_if_labels_count(measure, tmp_path, rule, name):
+    source = source_of(Gaussian(LinearFlow(), means=(0.0,) * 11, null_label=10))
+    row, images = measure.of_samples(source, Sampler(steps=2, guidance=rule), 60, tmp_path, Share(), shown=7)
+    assert row.name == name
+    assert images.shape == (7, 1, 8, 8)
+    assert (row.scores["accuracy"] is None) == isinstance(rule, Compose)
+    assert name in printed(table([row]))
 
 
-def test_a_score_carries_its_protocol(real, tmp_path):
-    train, held_out = real
-    classifier = train_classifier(train, held_out, 10, tmp_path, steps=50, minimum=0)
-    decode = digits().codec.decode
-    sampled = score_sampler(
-        Gaussian(LinearFlow()), Sampler(steps=3), [0, 1, 2] * 20, (1, 8, 8), decode, held_out[0], classifier
-    )
-    assert (sampled.name, sampled.solver, sampled.evaluations, sampled.rows) == ("CFG 1", "Heun 3", 5, 5)
-    assert sampled.frechet > 10 * score_images("real", *train, held_out[0], classifier).frechet
-    line = protocol_line(classifier, 1000, 360, 0, "ema 0.999", UniformGrid())
-    for part in ("1,000 images", "balanced labels", "all channels", "seed 0", "ema 0.999", "360", classifier.digest):
+def test_a_score_carries_its_protocol(measure, real, tmp_path):
+    source = source_of(Gaussian(LinearFlow()))
+    row, _ = measure.of_samples(source, Sampler(steps=3), 60, tmp_path, Share())
+    pictures = measure.of_pictures("real pictures", real[0][0].split(500), real[0][1])
+    assert (row.name, row.solver["name"], row.steps, row.evaluations, row.rows) == ("CFG 1", "Heun", 3, 5, 5)
+    assert row.value("frechet") > 10 * pictures.value("frechet")
+    assert pictures.value("accuracy") > 0.9
+    protocol = measure.protocol(source, 60, 0)
+    line = protocol_line(protocol)
+    digest = measure.classifier.digest
+    for part in ("60 images", "balanced labels", "seed 0", "ema 0.999", "step 12", "held-out (360 pictures", digest):
         assert part in line
-    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(table([sampled]))
-    text = console.export_text()
-    for part in ("class accuracy", "Frechet distance", "CFG 1", "Heun 3", "NFE", "seconds"):
+    text = printed(table([pictures, row]))
+    for part in ("accuracy", "Frechet", "CFG 1", "NFE", "seconds", "real pictures", "±"):
         assert part in text
+    write_scores(tmp_path / "deep" / "scores.json", protocol, [pictures, row])
+    written = json.loads((tmp_path / "deep" / "scores.json").read_text())
+    assert written["rows"][1]["scores"]["frechet"]["value"] == row.value("frechet")
+    assert written["rows"][0]["guidance"] is None
+    assert written["protocol"]["features"]["digest"] == digest
+    assert [file.name for file in (tmp_path / "deep").iterdir()] == ["scores.json"]
+
+
+def test_the_scale_of_a_nest_of_rules_is_the_innermost():
+    assert scale_of(describe(TNR(CFG(1.5)))) == 1.5
+    assert scale_of(describe(CFGPlusPlus(0.5))) == 0.5
+    assert scale_of(describe(CFG(LinearScale(1, 2)))) is None
+
+
+def printed(what):
+    console = Console(width=130, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(what)
+    return console.export_text()
