@@ -13,8 +13,8 @@ from PIL import Image
 from dit.checkpoint import load, read
 from dit.diffusion import MSE, LearnedUncertainty, LinearFlow
 from dit.solvers import Sampler
-from dit.training import FullySharded, Preview, Rollback, SaveCheckpoint, StabilityLog
-from tests.training.test_stability import poisoned
+from dit.training import FullySharded, Preview, Rollback, RunLog, SaveCheckpoint, StabilityLog
+from tests.training.test_stability import poisoned, rows
 from tests.training.tiny import digits, module, trainer
 
 POISON = [16 * 4 + 13]  # of the second process, after the checkpoint of step 3
@@ -33,7 +33,12 @@ def fit(folder, steps, resume=None, network=None, poison=(), on_nonfinite=None, 
         Preview(str(folder), Sampler(steps=2), every_n_steps=3, classes=2, per_class=1),
         StabilityLog(),
     ]
-    more = {"accumulate_grad_batches": 2, "val_check_interval": 4, "log_every_n_steps": 3}
+    more = {
+        "accumulate_grad_batches": 2,
+        "val_check_interval": 4,
+        "log_every_n_steps": 3,
+        "logger": [RunLog(str(folder))],
+    }
     run = trainer(folder, steps, callbacks, **more, **settings)
     run.fit(model, data, ckpt_path=resume, weights_only=True)
     return model, run
@@ -128,6 +133,12 @@ def test_two_processes_log_and_draw_what_one_does(runs, name):
     assert {"train/loss", "train/gradient_norm", "val/loss", "val_raw/loss"} <= metrics[0].keys()
     assert metrics[1] == metrics[2]
     assert metrics[1] == pytest.approx(metrics[0], rel=1e-5)
+    logs = [rows(runs / where / "csv" / "version_0" / "metrics.csv") for where in ("one", name)]
+    assert {"spikes/loss", "ema/distance_0.9", "train/loss_log_snr/0_to_2"} <= logs[0][0].keys()
+    for ours, theirs in zip(*logs, strict=True):
+        assert [key for key in ours if ours[key]] == [key for key in theirs if theirs[key]]
+        numbers = [{key: float(row[key]) for key in row if row[key]} for row in (ours, theirs)]
+        assert numbers[0] == pytest.approx(numbers[1], rel=1e-4)
     for step in (0, 3, 6):
         ours, theirs = (
             np.asarray(Image.open(runs / folder / f"step_{step:07d}.png")).astype(int) for folder in (name, "one")
