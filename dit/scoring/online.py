@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import Callback, LightningModule, Trainer
 
 from dit.evaluation import Extractor, Row, Share, Source, labels_of, write_scores
@@ -73,7 +74,9 @@ class OnlineScore(Callback):
         assert isinstance(pl_module, DiTModule)
         labels = labels_of(self.labels, range(self.images), pl_module.network.num_classes, self.sampler.seed)
         for sampler in self._samplers():
-            sampler.guidance.check(pl_module.denoiser, labels)  # type: ignore[arg-type]
+            sampler.guidance.check(pl_module.denoiser, None if labels is None else torch.tensor(labels))
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._last = trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: DiTModule, *args: Any) -> None:  # type: ignore[override]

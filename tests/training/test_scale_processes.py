@@ -1,5 +1,6 @@
 """Two gloo processes, replicated or sharded, train what one process trains: weights, averages, optimiser, pictures."""
 
+import json
 import os
 import socket
 
@@ -14,6 +15,7 @@ from dit.checkpoint import load, read
 from dit.diffusion import MSE, LearnedUncertainty, LinearFlow
 from dit.solvers import Sampler
 from dit.training import FullySharded, Preview, Rollback, RunLog, SaveCheckpoint, StabilityLog
+from tests.scoring.test_online import online
 from tests.training.test_stability import poisoned, rows
 from tests.training.tiny import digits, module, trainer
 
@@ -32,6 +34,7 @@ def fit(folder, steps, resume=None, network=None, poison=(), on_nonfinite=None, 
         SaveCheckpoint(str(folder), every_n_steps=3),
         Preview(str(folder), Sampler(steps=2), every_n_steps=3, classes=2, per_class=1),
         StabilityLog(),
+        online(folder),
     ]
     more = {
         "accumulate_grad_batches": 2,
@@ -125,6 +128,16 @@ def test_two_processes_leave_the_checkpoint_that_one_leaves(runs, ours, theirs):
     assert ours["ema"]["steps"] == theirs["ema"]["steps"] == ours["global_step"]
     assert ours["optimizer_states"][0]["param_groups"] == theirs["optimizer_states"][0]["param_groups"]
     assert ours["state_dict"]["loss.weights"].abs().max() > 1e-3  # trained too
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_two_processes_score_what_one_does(runs, name):
+    ours, theirs = (json.loads((runs / where / "scores.json").read_text())["rows"] for where in (name, "one"))
+    assert [row["step"] for row in ours] == [row["step"] for row in theirs] == [4, 4, 6, 6]
+    values = [[row["scores"]["frechet"]["value"] for row in rows] for rows in (ours, theirs)]
+    assert values[0] == pytest.approx(values[1], rel=1e-2)  # pictures are bytes: some round the other way
+    assert not list((runs / name).glob(".scores*"))
+    assert read(runs / name / "best.ckpt")["global_step"] == read(runs / "one" / "best.ckpt")["global_step"]
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
