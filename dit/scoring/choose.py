@@ -24,11 +24,11 @@ from dit.evaluation import (
     Share,
     Source,
     alone,
+    classifier_of,
     digest_of,
     labels_of,
     read_reference,
     reference_of,
-    train_classifier,
 )
 from dit.solvers import Sampler
 
@@ -128,7 +128,7 @@ def _classifier(splits: dict[str, Real], data: Pictures | None, cache: Path, dev
             "data=...; features=inception does without"
         )
     train, held_out = (splits[name] for name in ("train", "validation"))
-    return train_classifier(train.tensors(), held_out.tensors(), data.num_classes, cache, device=device)
+    return classifier_of(train, held_out, data.num_classes, cache, device)
 
 
 def _reference(real: str | None, split: Real | None, extractor: Extractor, cache: Path) -> Reference:
