@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -146,7 +147,7 @@ class Classifier:
 class Labelled(Protocol):
     """Pictures that are decoded only when they are asked for: uint8 [N, C, H, W] and labels [N]."""
 
-    @property
+    @cached_property
     def digest(self) -> str: ...
 
     def tensors(self) -> tuple[Tensor, Tensor]: ...
