@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data import Pictures, Real, codec_from_spec, real_of_folder, real_of_split
+from data import LatentCodec, Pictures, Pixels, Real, codec_from_spec, real_of_folder, real_of_split
 from dit.checkpoint import Loaded
 from dit.diffusion import Denoiser
 from dit.evaluation import (
@@ -31,8 +31,9 @@ Found = tuple[list[Row], dict[str, Any], Tensor | None]
 
 @dataclass(frozen=True)
 class Samples:
-    """Of a checkpoint, a row for each of options["scales"], below one of real pictures. real: those, if there are any;
-    shape: [C, H, W] of the decoded images, None for a model of latents."""
+    """Of a checkpoint, a row for each of options["scales"], below one of the real pictures of `data`, if there are any,
+    that are not in the reference. facts: what the protocol says beside what a `Measure` knows; shape: (C, H, W) of the
+    decoded images."""
 
     options: Mapping[str, Any]
     source: Source
@@ -41,7 +42,7 @@ class Samples:
     facts: dict[str, Any]
     data: Pictures | None
     share: Share
-    shape: tuple[int, int, int] | None
+    shape: tuple[int, ...]
 
     @staticmethod
     def of(
@@ -63,8 +64,7 @@ class Samples:
         parts = loaded.network.num_classes, loaded.shape, codec.decode, loaded.weights, loaded.step, identity
         source = Source(loaded.denoiser, options["labels"], *parts)
         facts = {"checkpoint": str(options["checkpoint"]), "normalisation": codec.spec}
-        shape = None if codec.spec["name"] == "Latents" else loaded.shape
-        return Samples(options, source, sampler, guidances, facts, data, share, shape)
+        return Samples(options, source, sampler, guidances, facts, data, share, _decoded(codec, loaded.shape))
 
     def score(self, measure: Measure) -> Found:
         """The rows, the protocol, and the first images of the last row; to be called by all processes, of which only
@@ -123,3 +123,15 @@ class Images:
             return [], {}, None
         row = measure.of_pictures(self.name, self.held.batches(), self.labels)
         return [row], measure.protocol(None, row.images, None), None
+
+
+def _decoded(codec: Pixels | LatentCodec, shape: tuple[int, int, int]) -> tuple[int, ...]:
+    """(C, H, W) of the pictures that samples of (C, H, W) become. ValueError where the codec cannot take them."""
+    if isinstance(codec, Pixels):
+        return shape
+    colours, wanted = codec.autoencoder.channels
+    if wanted != shape[0]:
+        raise ValueError(
+            f"vae={codec.vae} decodes latents of {wanted} channels, but those of this model have {shape[0]}"
+        )
+    return colours, *(side * codec.autoencoder.factor for side in shape[1:])
