@@ -1,6 +1,7 @@
 """evaluate.py as a user runs it: what it scores, what it writes, what it refuses before it computes anything."""
 
 import contextlib
+import io
 import json
 import os
 import runpy
@@ -15,11 +16,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 from safetensors.torch import load_file
 from torch_fidelity import feature_extractor_inceptionv3 as theirs
 
 from dit.checkpoint.exporting import export_safetensors
 from dit.checkpoint.importing import import_loaded
+from dit.evaluation import SCORES, Estimate, Row, table
 from dit.evaluation import classifier as judge
 from dit.model import DiT
 from tests.checkpoint.foreign import saved, weights
@@ -175,6 +178,22 @@ def test_a_checkpoint_is_scored_in_a_row_a_scale(evaluate, checkpoint, tmp_path)
     ]
 
 
+@pytest.mark.parametrize("width", [50, 80, 100, 160])
+def test_no_number_is_cut_where_the_terminal_is_narrow(width):
+    scores = dict.fromkeys(SCORES, Estimate(123.456789, 100.0, 150.0))
+    name = "DynamicThreshold(TNR 0.5(Interval(CFG LinearScale 1-2.5)))"
+    rows = [Row(name, 50_000, scores, evaluations=499, rows=998.5, seconds=12345.6), Row("real pictures", 9, scores)]
+    console = Console(width=width, file=io.StringIO())
+    console.print(table(rows, width))
+    printed = console.file.getvalue()
+    words = printed.split()
+    assert max(map(len, printed.splitlines())) <= width
+    assert words.count("123.457") == 2 * 5
+    assert words.count("123") == 2 * 4
+    for word in ("50,000", "499", "998.5", "12345.6", "coverage", "images", "seconds"):
+        assert words.count(word) == 1, word
+
+
 def test_more_images_go_on_from_fewer_and_nothing_is_computed_twice(evaluate, checkpoint, tmp_path, cache):
     mine = tmp_path / "cache"
     mine.mkdir()
@@ -211,7 +230,7 @@ def test_two_processes_measure_what_one_does(evaluate, checkpoint, cache, tmp_pa
 @pytest.mark.slow
 def test_torchrun_and_a_kill_in_the_middle_change_nothing(checkpoint, tmp_path):
     """With the classifier trained by whoever comes first, in a cache that is shared or not."""
-    options = "images=600", "steps=20", "batch_size=8", "scores=[frechet,accuracy,kid]"
+    options = "images=320", "steps=20", "batch_size=8", "scores=[frechet,accuracy,kid]"
     run(checkpoint, tmp_path / "straight", tmp_path / "a", *options)
     run(checkpoint, tmp_path / "torchrun", tmp_path / "b", *options, starter=SEVERAL)
     for devices in (1, 2):
@@ -226,12 +245,12 @@ def test_torchrun_and_a_kill_in_the_middle_change_nothing(checkpoint, tmp_path):
             os.kill(child, signal.SIGKILL)
         process.wait()
         time.sleep(0.5)
-        assert 10 <= len(kept(broken)) < 75
+        assert 10 <= len(kept(broken)) < 40
         assert not (out / "scores.json").exists()
         run(checkpoint, broken, out, *options, f"trainer.devices={3 - devices}")
         assert scores(out) == scores(tmp_path / "a")
         assert_same(kept(broken), kept(tmp_path / "straight"))
-        assert sum(len(tensors["pooled"]) for tensors in kept(broken).values()) == 600
+        assert sum(len(tensors["pooled"]) for tensors in kept(broken).values()) == 320
     assert scores(tmp_path / "b") == scores(tmp_path / "a")
     assert_same(kept(tmp_path / "torchrun"), kept(tmp_path / "straight"))
     run(checkpoint, tmp_path / "straight", tmp_path / "d", *options, "trainer.devices=2")  # all is there already
@@ -298,7 +317,7 @@ def inception(tmp_path_factory):
 
 
 def test_two_folders_in_features_of_inception_need_no_data(evaluate, inception, tmp_path):
-    """Of any size, each by itself; the reference is computed once."""
+    """Of any size, each by itself."""
     images = torch.randint(0, 256, (24, 3, 12, 12), dtype=torch.uint8)
     fake = pngs(tmp_path / "fake", images[:12])
     real = pngs(tmp_path / "real", images[12:, :, :10])
@@ -308,14 +327,7 @@ def test_two_folders_in_features_of_inception_need_no_data(evaluate, inception, 
     assert found["protocol"]["features"]["name"] == "inception"
     assert found["protocol"]["reference"]["images"] == 12
     assert all(score["value"] is not None for score in found["rows"][0]["scores"].values())
-    (file,) = mine.glob("reference-*")
-    images = npz(tmp_path / "real.npz", images[12:])
-    with_npz = [option.replace(str(real), str(images)) for option in options]
-    evaluate(*with_npz, cache=mine)
-    (other,) = set(mine.glob("reference-*")) - {file}
-    written = other.stat().st_mtime_ns
-    evaluate(*with_npz, cache=mine)
-    assert other.stat().st_mtime_ns == written
+    assert [file.name[:10] for file in mine.iterdir() if file.suffix] == ["reference-"]
 
 
 def test_a_checkpoint_against_a_folder(evaluate, checkpoint, held_out, tmp_path):
@@ -372,7 +384,7 @@ def test_an_imported_checkpoint_is_scored_where_real_is_given(evaluate, inceptio
     for file in ("samples.png", "scores.json"):
         (tmp_path / "out" / file).unlink()
     said = evaluate(*options, f"vae={vae}", *more, refused=True)
-    assert "decodes latents of 3 channels, but this model's have 4" in said
+    assert "decodes latents of 3 channels, but those of this model have 4" in said
     said = evaluate(*options, f"vae={tmp_path}/vae", refused=True)
     assert "not trained here: it names no pictures to score samples against; real=" in said
 

@@ -4,18 +4,20 @@ import json
 import multiprocessing
 import time
 
+import numpy as np
 import pytest
 import torch
 
 from dit.diffusion import LinearFlow
-from dit.evaluation import Features, Measure, Reference, Share, Source, alone, check_enough, score
+from dit.evaluation import Features, Measure, Reference, Share, Source, alone, check_enough, read_reference, score
 from dit.solvers import Euler, Sampler
 from tests.exact import Gaussian
 
 
 class Pixels:
-    """Features that are the pixels."""
+    """Features that are the pixels; calls: how often it was asked."""
 
+    calls = 0
     name, digest, min_size = "pixels", "p1", 1
 
     @property
@@ -23,6 +25,7 @@ class Pixels:
         return {"name": "pixels", "digest": "p1", "held_out_accuracy": None}
 
     def __call__(self, images):
+        self.calls += 1
         return Features(images.float().flatten(1))
 
 
@@ -64,6 +67,20 @@ def test_scores_are_kept_under_all_they_depend_on(tmp_path):
     assert len(list(tmp_path.glob("scores-*.json"))) == len(list(tmp_path.iterdir())) == 5
     file = next(tmp_path.iterdir())
     assert json.loads(file.read_text())["images"] == 20
+
+
+def test_the_features_of_an_npz_are_kept(tmp_path):
+    """With its moments, which count for the distances."""
+    file, cache, extractor = tmp_path / "x.npz", tmp_path / "cache", Pixels()
+    np.savez(file, arr_0=pictures(9).permute(0, 2, 3, 1).numpy(), mu=np.zeros(4), sigma=np.eye(4))
+    first = read_reference(file, extractor, cache=cache)
+    again = read_reference(file, extractor, cache=cache)
+    assert extractor.calls == 1
+    assert torch.equal(again.pooled, first.pooled)
+    assert torch.equal(again.moments.covariance, torch.eye(4, dtype=torch.float64))
+    assert (again.name, again.digest, again.images) == (first.name, first.digest, first.images)
+    np.savez(file, arr_0=pictures(9, seed=1).permute(0, 2, 3, 1).numpy())
+    assert not torch.equal(read_reference(file, extractor, cache=cache).pooled, first.pooled)
 
 
 def source(labels="balanced", identity="a model"):
