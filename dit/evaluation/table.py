@@ -78,15 +78,16 @@ def scale_of(spec: Mapping[str, Any]) -> float | None:
 
 def table(rows: Sequence[Row], width: int = 120) -> Group:
     """Values, and below each half of its 95 % interval, in as many tables below each other as it takes not to be wider
-    than `width` characters. Scores that no row has are left out."""
+    than `width` characters. What no row has is left out."""
     shown = [name for name in _HEADINGS if any(row.scores.get(name) is not None for row in rows)]
     columns = {_HEADINGS[name]: [_cell(row.scores.get(name), name in _FRACTIONS) for row in rows] for name in shown}
-    columns |= {
+    facts = {
         "images": [f"{row.images:,}" for row in rows],
         "NFE": [str(row.evaluations or "-") for row in rows],
         "rows": ["-" if row.rows is None else f"{row.rows:g}" for row in rows],
         "seconds": ["-" if row.seconds is None else f"{row.seconds:.1f}" for row in rows],
     }
+    columns |= {heading: cells for heading, cells in facts.items() if set(cells) != {"-"}}
     first = min(24, max(len(row.name) for row in rows))
     tables: list[dict[str, list[str]]] = [{}]
     room = width - first
