@@ -12,33 +12,34 @@ from dit.checkpoint import load
 from dit.cli import entry, plain, share_of
 from dit.evaluation import protocol_line, table, write_scores
 from dit.output import write_sheet
-from dit.scoring import check_same, measure_of, of_pictures, of_samples
+from dit.scoring import Images, Samples, check_keys, measure_of, pictures_of
+
+WHOLE = {"images": 2, "steps": 1, "seed": 0, "batch_size": 1, "replicates": 2, "shown": 1, "real_images": 2}
 
 
-@entry("evaluate", {"images": 2, "steps": 1, "seed": 0, "batch_size": 1}, RESOLVERS, trainer="trainer")
+@entry("evaluate", WHOLE, RESOLVERS, trainer="trainer")
 def main(config: DictConfig) -> float | None:
     options = plain(config)
-    if (options["checkpoint"] is None) == (options["fake"] is None):
-        raise ValueError("either checkpoint or fake must say whose images are scored, and not both")
+    check_keys(options)
     share = share_of(options["device"])
     loaded = options["checkpoint"] and load(options["checkpoint"], options["weights"], share.device)
-    sampler = instantiate(config.sampler) if loaded else None
-    pictures = options.pop("data", None) or (loaded.pictures if loaded else None)
-    moved = {"root": options["data_root"]} if options["data_root"] is not None else {}
-    data = instantiate({**pictures, **moved}) if pictures else None
-    if loaded:
-        check_same(loaded, data)
-    measure = measure_of(options, instantiate(config.features) or None, data, share.device)
-    rows, protocol, images = (
-        of_samples(options, measure, loaded, sampler, data, share) if loaded else of_pictures(options, measure)
+    pictures = pictures_of(options, loaded)
+    data = instantiate(pictures) if pictures else None
+    subject = (
+        Samples.of(options, loaded, instantiate(config.sampler), data, share)
+        if loaded
+        else Images.of(options, data, share)
     )
+    measure = measure_of(options, instantiate(config.features) or None, data, share.device, subject.shape)
+    rows, protocol, images = subject.score(measure)
     if share.rank > 0:
         return None
-    Console(highlight=False, width=120).print(table(rows), protocol_line(protocol), sep="\n")
+    console = Console(highlight=False)
+    console.print(table(rows, console.width), protocol_line(protocol), sep="\n")
     out = Path(HydraConfig.get().runtime.output_dir)
-    write_scores(out / "scores.json", protocol, rows)
     if images is not None:
         write_sheet(out / "samples.png", images)
+    write_scores(out / "scores.json", protocol, rows)
     print(f"scores: {out}/scores.json")
     return rows[-1].value("frechet")
 

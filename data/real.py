@@ -28,6 +28,11 @@ class Real:
     def __len__(self) -> int:
         return len(self._numbers)
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, H, W)."""
+        return tuple(self._split.read(self._numbers[0]).shape)
+
     def batches(self) -> Iterator[Tensor]:
         """uint8 [B, C, H, W]."""
         for start in range(0, len(self), _BATCH):
@@ -41,7 +46,7 @@ class Real:
     @cached_property
     def digest(self) -> str:
         """12 digits of a hash of the pictures: of their files' contents, or of their pixels if they have no files."""
-        content = hashlib.sha256(f"{len(self)} {list(self._split.read(0).shape)}".encode())
+        content = hashlib.sha256(f"{len(self)} {list(self.shape)}".encode())
         files = self._split.files()
         parts = (
             (images.numpy().tobytes() for images in self.batches())
@@ -60,11 +65,12 @@ def real_of_split(name: str, split: Split, limit: int | None = None) -> Real:
     return Real(name, split, split.some(limit))
 
 
-def real_of_folder(folder: str | Path) -> Real:
-    """All pictures below a folder as they are, by name; those of its subfolders have the label of their subfolder, if
-    every picture lies in one.
+def real_of_folder(folder: str | Path, classes: Sequence[str] = ()) -> Real:
+    """All pictures below a folder as they are, by name. Where each lies in a subfolder that bears the name of one of
+    `classes`, it has that label.
 
-    ValueError for a folder without pictures, for one that cannot be read, and for pictures of several sizes.
+    ValueError for a folder without pictures or with one that cannot be read, for pictures of several sizes, for a
+    constant one, and for such a subfolder without any.
     """
     folder = Path(folder).expanduser()
     if not folder.is_dir():
@@ -74,20 +80,28 @@ def real_of_folder(folder: str | Path) -> Real:
         raise ValueError(sentence)
     if not listing.pictures:
         raise ValueError(f"{folder} holds no pictures")
-    split = _Loose(folder, listing.pictures)
-    return Real(folder.name, split, range(len(split)), labelled=split.labelled)
+    inside = [file.relative_to(folder).parts[0] if file.parent != folder else None for file in listing.pictures]
+    known = {name: label for label, name in enumerate(classes)}
+    labels = [known[name] for name in inside if name in known]
+    labelled = len(labels) == len(inside)
+    if labelled and (empty := [n for n in classes if (folder / n).is_dir() and n not in inside]):
+        raise ValueError(f"{folder / empty[0]} holds no pictures of its class: fill it or remove it")
+    split = _Loose(listing.pictures, labels if labelled else [0] * len(inside))
+    return Real(folder.name, split, range(len(split)), labelled)
 
 
 class _Loose(Split):
     """Pictures as they are; all must be as large as the first, and grey or in colour as it is."""
 
-    def __init__(self, folder: Path, files: list[Path]):
-        self._files, self._first = files, files[0]
-        classes = [file.relative_to(folder).parts[0] if file.parent != folder else None for file in files]
-        names = sorted({name for name in classes if name is not None})
-        self.labelled = None not in classes and len(names) > 1
-        self.labels = torch.tensor([names.index(name) if self.labelled and name else 0 for name in classes])
-        self._form = _form(files[0])
+    def __init__(self, files: list[Path], labels: list[int]):
+        self._files, self.labels = files, torch.tensor(labels)
+        first = None
+        for file, form in zip(files, in_threads(_form, files), strict=True):
+            first = form if first is None else first
+            if form != first:
+                theirs, ours = (f"{width}x{height} {colour}" for width, height, colour in (form, first))
+                raise ValueError(f"{file} is {theirs}, but {files[0]} is {ours}: all pictures must have one form")
+        self._mode = "L" if first is not None and first[2] == "grey" else "RGB"
 
     def files(self) -> list[Path]:
         return self._files
@@ -96,10 +110,10 @@ class _Loose(Split):
         return torch.stack(list(in_threads(self._read, [self._files[pick.index] for pick in picks])))  # [B, C, H, W]
 
     def _read(self, file: Path) -> Tensor:
-        if (form := _form(file)) != self._form:
-            theirs, ours = (f"{width}x{height} {colour}" for width, height, colour in (form, self._form))
-            raise ValueError(f"{file} is {theirs}, but {self._first} is {ours}: all pictures must have one form")
-        return pil_to_tensor(read_picture(file, "L" if form[2] == "grey" else "RGB"))  # [C, H, W]
+        image = pil_to_tensor(read_picture(file, self._mode))  # [C, H, W]
+        if (image == image[:, :1, :1]).all():
+            raise ValueError(f"{file} is constant, which no score takes: take it out or write it again")
+        return image
 
 
 def _form(file: Path) -> tuple[int, int, str]:

@@ -108,14 +108,15 @@ def pick_device(name: str) -> torch.device:
 
 
 def share_of(device: str) -> Share:
-    """This process's place among those of its job, and its device: with `auto`, a GPU for each process of a machine."""
+    """This process's place among those of its job, and its device: a GPU for each process of a machine, but for one
+    that was named with its number."""
     from dit.evaluation import Share
 
     group = this_group()
     picked = pick_device(device)
     if group is None:
         return Share(0, 1, picked)
-    if device == "auto" and picked.type != "cpu":
+    if picked.type != "cpu" and picked.index is None:
         picked = torch.device(picked.type, group.rank % group.local_size)
     return Share(group.rank, group.size, picked)
 

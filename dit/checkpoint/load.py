@@ -52,9 +52,15 @@ class Loaded:
         """The configuration of the pictures it was trained on. ValueError for a network that came from elsewhere, and
         for one of latents."""
         if "data" not in self.passport["config"]:
-            raise ValueError("this checkpoint was not trained here: it names no pictures to score samples against")
+            raise ValueError(
+                "this checkpoint was not trained here: it names no pictures to score samples against; "
+                "real=... may name some"
+            )
         if self.passport["data"]["normalisation"]["name"] == "Latents":
-            raise ValueError("this model was trained on latents: there are no pictures to score samples against")
+            raise ValueError(
+                "this model was trained on latents: there are no pictures to score samples against; real=... may name "
+                "some"
+            )
         return self.passport["config"]["data"]
 
     def labels(self, classes: Sequence[int | str] | int | str | None, per_class: int) -> list[int] | None:

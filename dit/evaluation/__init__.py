@@ -7,9 +7,9 @@ from dit.evaluation.frechet import frechet
 from dit.evaluation.generation import Generation, labels_of
 from dit.evaluation.inception import Inception
 from dit.evaluation.intervals import Estimate
-from dit.evaluation.measure import Measure, Share, Source, alone
+from dit.evaluation.measure import Measure, Share, Source, alone, check_enough
 from dit.evaluation.moments import Gaussian, Moments
-from dit.evaluation.npz import NpzImages, read_reference, write_moments
+from dit.evaluation.npz import NpzImages, npz_keys, read_reference, write_moments
 from dit.evaluation.reference import Reference, reference_of
 from dit.evaluation.scores import SCORES, score
 from dit.evaluation.table import Row, protocol_line, rule, table, write_scores
@@ -32,12 +32,14 @@ __all__ = [
     "Share",
     "Source",
     "alone",
+    "check_enough",
     "check_pictures",
     "classifier_of",
     "digest_of",
     "extract",
     "frechet",
     "labels_of",
+    "npz_keys",
     "protocol_line",
     "read_reference",
     "reference_of",

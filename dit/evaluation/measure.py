@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fcntl
-import logging
+import hashlib
+import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,13 +18,21 @@ from torch import Tensor
 from dit.evaluation.classifier import Classifier
 from dit.evaluation.features import Extractor, Features, check_pictures
 from dit.evaluation.generation import Generated, Generation
+from dit.evaluation.intervals import Estimate
+from dit.evaluation.manifold import DENSITY_NEIGHBOURS
 from dit.evaluation.reference import Reference
 from dit.evaluation.scores import SCORES, score
 from dit.evaluation.table import Row, rule, scale_of
 from dit.solvers import Denoise, Sampler
 from dit.solvers.sample import describe
 
-_log = logging.getLogger(__name__)
+_LEAST = {  # images that a score needs
+    "frechet": 2,
+    "spatial_frechet": 2,
+    "kid": 2,
+    "inception_score": 10,
+    **dict.fromkeys(("precision", "recall", "density", "coverage"), DENSITY_NEIGHBOURS + 1),
+}
 
 
 @dataclass(frozen=True)
@@ -81,6 +91,22 @@ class Measure:
             raise ValueError(f"{name} has no pictures: a score needs at least 2")
         seen = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
         return self._row(name, seen, labels)
+
+    def of_kept(
+        self, name: str, digest: str, batches: Callable[[], Iterable[Tensor]], labels: Tensor | None, cache: Path
+    ) -> Row:
+        """`of_pictures`, once: the scores are kept in `cache` under all they depend on. digest: of the pictures."""
+        judge = None if self.classifier is None else self.classifier.spec
+        content = [digest, self.reference.digest, self.extractor.spec, judge, list(self.names), self.replicates]
+        file = cache / f"scores-{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]}.json"
+        if not file.is_file():
+            made = self.of_pictures(name, batches(), labels).plain()
+            temporary = file.with_suffix(f".{os.getpid()}.tmp")
+            temporary.write_text(json.dumps({key: made[key] for key in ("images", "scores")}, allow_nan=False))
+            temporary.replace(file)
+        kept = json.loads(file.read_text())
+        scores = {key: None if score is None else Estimate(**score) for key, score in kept["scores"].items()}
+        return Row(name, kept["images"], scores)
 
     def of_samples(
         self, source: Source, sampler: Sampler, count: int, cache: Path, share: Share, shown: int = 0
@@ -147,6 +173,13 @@ class Measure:
 
 def _cost(made: Generated) -> dict[str, Any]:
     return {"evaluations": made.evaluations, "rows": made.rows, "seconds": made.seconds}
+
+
+def check_enough(names: Sequence[str], count: int, what: str) -> None:
+    """ValueError where one of the scores `names` needs more images. what: which images they are."""
+    hungry = max(names, key=lambda name: _LEAST.get(name, 1))
+    if count < _LEAST.get(hungry, 1):
+        raise ValueError(f"{count} {what} are too few: {hungry} needs at least {_LEAST[hungry]}; scores=[...] drops it")
 
 
 @contextmanager

@@ -31,7 +31,7 @@ class NpzImages:
     @staticmethod
     def open(file: Path) -> NpzImages:
         """Raises ValueError for a file without such images."""
-        if IMAGES not in _keys(file):
+        if IMAGES not in npz_keys(file):
             raise ValueError(f"{file} holds no images: {IMAGES}, uint8 [N, H, W, C], is wanted")
         with zipfile.ZipFile(file) as archive, archive.open(f"{IMAGES}.npy") as member:
             shape, fortran, dtype = _header(member)
@@ -47,7 +47,7 @@ class NpzImages:
     @property
     def labels(self) -> Tensor | None:
         """`arr_1` [N], int64, or None."""
-        if LABELS not in _keys(self.file):
+        if LABELS not in npz_keys(self.file):
             return None
         with np.load(self.file) as arrays:
             labels = arrays[LABELS]
@@ -73,14 +73,15 @@ class NpzImages:
                 yield images
 
 
-def read_reference(file: Path, extractor: Extractor, batch_size: int = 64) -> Reference:
+def read_reference(file: Path, extractor: Extractor, batch_size: int = 64, cache: Path | None = None) -> Reference:
     """Of a .npz with moments, images, or both. With both, the moments are those in the file, as the suite has it: they
-    are of more pictures than the images, which serve the scores that need features.
+    are of more pictures than the images, which serve the scores that need features. cache: where what is computed of
+    images is kept for the next time.
 
     Moments do not say which network they are of: that they fit `extractor` is the user's word, but for their width.
     Raises ValueError for other keys, and for moments that are none.
     """
-    keys = _keys(file)
+    keys = npz_keys(file)
     moments, spatial = (_gaussian(file, pair) if set(pair) & keys else None for pair in (MOMENTS, SPATIAL))
     if moments is None and IMAGES not in keys:
         raise ValueError(f"{file} holds neither {IMAGES} nor mu and sigma, got {', '.join(sorted(keys)) or 'nothing'}")
@@ -92,7 +93,13 @@ def read_reference(file: Path, extractor: Extractor, batch_size: int = 64) -> Re
     if IMAGES not in keys:
         assert moments is not None
         return Reference(file.name, digest, moments, spatial)
-    of_images = Reference.of(extract(extractor, NpzImages.open(file).batches(batch_size)), file.name, digest)
+    kept = None if cache is None else cache / f"reference-{digest}.safetensors"
+    if kept is not None and kept.is_file():
+        of_images = Reference.load(kept)
+    else:
+        of_images = Reference.of(extract(extractor, NpzImages.open(file).batches(batch_size)), file.name, digest)
+        if kept is not None:
+            of_images.save(kept)
     if moments is None:
         return of_images
     if len(moments.mean) != len(of_images.moments.mean):
@@ -114,7 +121,8 @@ def write_moments(file: Path, reference: Reference) -> None:
     temporary.replace(file)
 
 
-def _keys(file: Path) -> set[str]:
+def npz_keys(file: Path) -> set[str]:
+    """The names of its arrays. ValueError for a file that is none, and for names that the suite does not know."""
     try:
         with zipfile.ZipFile(file) as archive:
             keys = {name.removesuffix(".npy") for name in archive.namelist()}

@@ -9,7 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from dit.evaluation.intervals import Estimate
 
@@ -74,17 +76,38 @@ def scale_of(spec: Mapping[str, Any]) -> float | None:
     return inner if inner is not None else float(own) if isinstance(own, int | float) else None
 
 
-def table(rows: Sequence[Row]) -> Table:
-    """Values, and below each half of its 95 % interval. Scores that no row has are left out."""
+def table(rows: Sequence[Row], width: int = 120) -> Group:
+    """Values, and below each half of its 95 % interval, in as many tables below each other as it takes not to be wider
+    than `width` characters. What no row has is left out."""
     shown = [name for name in _HEADINGS if any(row.scores.get(name) is not None for row in rows)]
+    columns = {_HEADINGS[name]: [_cell(row.scores.get(name), name in _FRACTIONS) for row in rows] for name in shown}
+    facts = {
+        "images": [f"{row.images:,}" for row in rows],
+        "NFE": [str(row.evaluations or "-") for row in rows],
+        "rows": ["-" if row.rows is None else f"{row.rows:g}" for row in rows],
+        "seconds": ["-" if row.seconds is None else f"{row.seconds:.1f}" for row in rows],
+    }
+    columns |= {heading: cells for heading, cells in facts.items() if set(cells) != {"-"}}
+    first = min(24, max(len(row.name) for row in rows))
+    tables: list[dict[str, list[str]]] = [{}]
+    room = width - first
+    for heading, cells in columns.items():
+        lines = [heading, *(line for cell in cells for line in Text.from_markup(cell).plain.splitlines())]
+        room -= 1 + max(map(len, lines))
+        if room < 0:
+            tables.append({})
+            room = width - first - 1 - max(map(len, lines))
+        tables[-1][heading] = cells
+    return Group(*(_table([row.name for row in rows], part, first) for part in tables))
+
+
+def _table(names: Sequence[str], columns: Mapping[str, Sequence[str]], first: int) -> Table:
     result = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
-    result.add_column("guidance", min_width=min(24, max(len(row.name) for row in rows)))
-    for heading in ("images", *(_HEADINGS[name] for name in shown), "NFE", "rows", "seconds"):
+    result.add_column("guidance", min_width=first)
+    for heading in columns:
         result.add_column(heading, justify="right", no_wrap=True)
-    for row in rows:
-        cells = [_cell(row.scores.get(name), name in _FRACTIONS) for name in shown]
-        cost = "-" if row.rows is None else f"{row.rows:g}", "-" if row.seconds is None else f"{row.seconds:.1f}"
-        result.add_row(row.name, f"{row.images:,}", *cells, str(row.evaluations or "-"), *cost)
+    for name, *cells in zip(names, *columns.values(), strict=True):
+        result.add_row(name, *cells)
     return result
 
 

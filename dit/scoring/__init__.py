@@ -1,6 +1,7 @@
 """WHAT IS MEASURED, AND WHEN: the keys of evaluate.py, and scores while training. Knows data, checkpoints, scores."""
 
-from dit.scoring.choose import check_same, measure_of, of_pictures, of_samples
+from dit.scoring.choose import check_keys, measure_of, pictures_of
 from dit.scoring.online import OnlineScore
+from dit.scoring.subject import Images, Samples
 
-__all__ = ["OnlineScore", "check_same", "measure_of", "of_pictures", "of_samples"]
+__all__ = ["Images", "OnlineScore", "Samples", "check_keys", "measure_of", "pictures_of"]

@@ -1,18 +1,15 @@
-"""Real pictures, features and reference, found from a checkpoint or from keys; the rows of evaluate.py."""
+"""Real pictures, features and reference, found from a checkpoint or from keys."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from data import Pictures, Real, codec_from_spec, real_of_folder, real_of_split
+from data import Pictures, Real, real_of_folder, real_of_split
 from dit.checkpoint import Loaded
-from dit.diffusion import Denoiser
 from dit.evaluation import (
     SCORES,
     Classifier,
@@ -20,123 +17,154 @@ from dit.evaluation import (
     Measure,
     NpzImages,
     Reference,
-    Row,
-    Share,
-    Source,
     alone,
+    check_enough,
     classifier_of,
-    digest_of,
-    labels_of,
+    npz_keys,
     read_reference,
     reference_of,
 )
-from dit.solvers import Sampler
 
 SPLITS = ("validation", "train")
 
 
-def measure_of(
-    options: Mapping[str, Any], extractor: Extractor | None, data: Pictures | None, device: torch.device
-) -> Measure:
-    """options: the keys of configs/evaluate.yaml; extractor: None for the classifier's own features; data: the labelled
-    pictures, if there are any.
+def check_keys(options: Mapping[str, Any]) -> None:
+    """ValueError for keys of configs/evaluate.yaml that do not go together, before anything is loaded."""
+    if (options["checkpoint"] is None) == (options["fake"] is None):
+        raise ValueError("either checkpoint or fake must say whose images are scored, and not both")
+    if options["scales"] == []:
+        raise ValueError("scales must name at least one guidance scale, or be null, got []")
+    names = names_of(options)
+    if options["checkpoint"] is not None:
+        check_enough(names, options["images"], "images")
 
-    Raises ValueError, in one sentence, for keys that do not go together.
-    """
-    names = list(SCORES) if options["scores"] is None else options["scores"]
+
+def names_of(options: Mapping[str, Any]) -> Sequence[str]:
+    """The scores that are wanted, all of them by default. ValueError for a name that is none."""
+    given = options["scores"]
+    names = list(SCORES) if given is None else [given] if isinstance(given, str) else given
+    if not names:
+        raise ValueError(f"scores must name some of {', '.join(SCORES)}, or be null for all, got []")
     if unknown := [name for name in names if name not in SCORES]:
         raise ValueError(f"scores must be some of {', '.join(SCORES)}, got {unknown[0]!r}")
+    return names
+
+
+def pictures_of(options: Mapping[str, Any], loaded: Loaded | None) -> dict[str, Any] | None:
+    """The configuration of the labelled real pictures: `data`, or else those the model was trained on.
+
+    None where there are none, and `real` names pictures to score against; ValueError where it does not.
+    """
+    given = options["data"] if "data" in options else None  # noqa: SIM401 configurations are not asked by get
+    if given is None and loaded is not None:
+        try:
+            given = loaded.pictures
+        except ValueError:
+            if options["real"] is None:
+                raise
+    if given is None:
+        return None
+    return given if options["data_root"] is None else {**given, "root": options["data_root"]}
+
+
+def measure_of(
+    options: Mapping[str, Any],
+    extractor: Extractor | None,
+    data: Pictures | None,
+    device: torch.device | str,
+    shape: tuple[int, ...] | None = None,
+) -> Measure:
+    """options: the keys of configs/evaluate.yaml; extractor: None for the classifier's own features; data: the labelled
+    pictures, if there are any; shape: [C, H, W] of the images that will be scored, if it is known.
+
+    Raises ValueError, in one sentence, for keys that do not go together, and before anything is trained or computed for
+    pictures that the classifier or the scores cannot take.
+    """
+    names = names_of(options)
     if options["split"] not in SPLITS:
         raise ValueError(f"split must be {' or '.join(SPLITS)}, got {options['split']!r}")
     cache, limit = Path(options["cache"]), options["real_images"]
+    real, judged = _real(options["real"]), extractor is None or options["judge"]
+    if judged and (data is None or data.num_classes < 2):
+        raise ValueError(
+            "the classifier needs labelled pictures to learn from: those of a checkpoint of pixels trained here, or "
+            "data=...; features=inception does without"
+        )
     splits: dict[str, Real] = {}
     if data is not None:
         data.prepare_data()
         data.setup()
         for name in SPLITS:
             splits[name] = real_of_split(f"{type(data).__name__.lower()} {name}", getattr(data, name), limit)
+        theirs = {"images to score": shape if judged else None, "real": _shape(real) if extractor is None else None}
+        for key, form in theirs.items():
+            _check_form(key, form, (data.channels, data.image_size, data.image_size))
+    if real is None and not splits:
+        raise ValueError("real must name the real pictures, a folder or an .npz, or data labelled ones")
     with alone(cache):  # several processes, or trials, find what the first has made
-        classifier = _classifier(splits, data, cache, device) if extractor is None or options["judge"] else None
+        classifier = _classifier(splits, data, cache, device) if data is not None and judged else None
         features = extractor or classifier
         assert features is not None
-        reference = _reference(options["real"], splits.get(options["split"]), features.to(device), cache)
+        features.to(device)
+        if isinstance(real, Path):
+            reference = read_reference(real, features, cache=cache)
+            _check_moments(reference, features, classifier)
+        else:
+            real = real or splits[options["split"]]
+            reference = reference_of(real.batches, real.name, real.digest, features, cache)
+    if reference.pooled is not None:
+        compared = [name for name in names if name != "inception_score"]
+        check_enough(compared, len(reference.pooled), f"pictures in the reference {reference.name}")
     return Measure(features, reference, classifier, names, options["replicates"])
 
 
-def of_samples(
-    options: Mapping[str, Any],
-    measure: Measure,
-    loaded: Loaded,
-    sampler: Sampler,
-    data: Pictures | None,
-    share: Share,
-) -> tuple[list[Row], dict[str, Any], Tensor | None]:
-    """A row of real pictures, one for each of options["scales"], the protocol, and the first images of the last row; to
-    be called by all processes. Only the first has rows."""
-    scales = options["scales"] if isinstance(options["scales"], list) else [options["scales"]]
-    guidances = [sampler.guidance if scale is None else sampler.guidance.with_scale(scale) for scale in scales]
-    labels = labels_of(options["labels"], range(options["images"]), loaded.network.num_classes, sampler.seed)
-    weak = {name: each.network for name, each in sampler.guidance.networks.items() if isinstance(each, Denoiser)}
-    for network in weak.values():
-        network.to(share.device)
-    for guidance in guidances:
-        guidance.check(loaded.denoiser, None if labels is None else torch.tensor(labels))
-    codec = codec_from_spec(loaded.passport["data"]["normalisation"], options["vae"])
-    digests = {name: digest_of(network) for name, network in {"model": loaded.network, **weak}.items()}
-    identity = [digests, loaded.passport["path"], loaded.passport["kind"], codec.spec]
-    parts = loaded.network.num_classes, loaded.shape, codec.decode, loaded.weights, loaded.step, identity
-    source = Source(loaded.denoiser, options["labels"], *parts)
-    rows, images = [], None
-    if share.rank == 0 and data is not None and options["real"] is None:
-        split = next(name for name in SPLITS if name != options["split"])
-        other = real_of_split("real pictures", getattr(data, split), options["images"])
-        rows.append(measure.of_pictures("real pictures", other.batches(), other.labels))
-    for guidance in guidances:
-        ours = replace(sampler, guidance=guidance), options["images"], Path(options["cache"]), share, options["shown"]
-        if (made := measure.of_samples(source, *ours)) is not None:
-            rows.append(made[0])
-            images = made[1]
-    return rows, measure.protocol(source, options["images"], sampler.seed), images
-
-
-def of_pictures(options: Mapping[str, Any], measure: Measure) -> tuple[list[Row], dict[str, Any], None]:
-    """The row of options["fake"], a folder or an .npz of the ADM suite."""
-    fake = options["fake"]
-    if fake.endswith(".npz"):
-        images = NpzImages.open(Path(fake).expanduser())
-        row = measure.of_pictures(images.file.name, images.batches(), images.labels)
-    else:
-        real = real_of_folder(fake)
-        row = measure.of_pictures(real.name, real.batches(), real.labels)
-    return [row], measure.protocol(None, row.images, None), None
-
-
 def check_same(loaded: Loaded, data: Pictures | None) -> None:
-    """ValueError where `data` are other pictures than the model was trained on."""
+    """ValueError where `data` are other pictures than the model was trained on, or, of latents, other classes."""
     if data is None:
         return
-    for key in ("image_size", "channels", "class_names"):
-        theirs, ours = data.facts[key], loaded.passport["data"][key]
-        if theirs != ours:
-            raise ValueError(f"the real pictures have {key}={theirs}, but the checkpoint was trained on {ours}")
+    ours = loaded.passport["data"]
+    sizes = () if ours["normalisation"]["name"] == "Latents" else ("image_size", "channels")
+    for key in (*sizes, "class_names"):
+        if data.facts[key] != ours[key]:
+            raise ValueError(
+                f"the real pictures have {key}={data.facts[key]}, but the checkpoint was trained on {ours[key]}"
+            )
 
 
-def _classifier(splits: dict[str, Real], data: Pictures | None, cache: Path, device: torch.device) -> Classifier:
-    if data is None or data.num_classes < 2:
+def _real(name: str | None) -> Path | Real | None:
+    """A .npz that can be read, or a folder of pictures."""
+    if name is None or not name.endswith(".npz"):
+        return None if name is None else real_of_folder(name)
+    file = Path(name).expanduser()
+    npz_keys(file)
+    return file
+
+
+def _shape(real: Path | Real | None) -> tuple[int, ...] | None:
+    if isinstance(real, Path):
+        return NpzImages.open(real).shape if "arr_0" in npz_keys(real) else None
+    return None if real is None else real.shape
+
+
+def _check_form(key: str, shape: tuple[int, ...] | None, wanted: tuple[int, ...]) -> None:
+    if shape is not None and shape != wanted:
+        theirs, ours = ("x".join(map(str, form)) for form in (shape, wanted))
         raise ValueError(
-            "the classifier needs labelled pictures to learn from: those of a checkpoint of pixels trained here, or "
-            "data=...; features=inception does without"
+            f"{key}: pictures of {theirs} (channels, height, width), but the classifier learns from those of {ours}; "
+            "features=inception takes any"
         )
+
+
+def _check_moments(reference: Reference, extractor: Extractor, classifier: Classifier | None) -> None:
+    """That they have the width of the features, which is all they tell of their network."""
+    shape = classifier.shape if classifier is not None and classifier is extractor else (3, 64, 64)
+    width = extractor(torch.zeros(1, *shape, dtype=torch.uint8)).pooled.shape[1]
+    if len(reference.moments.mean) != width:
+        raise ValueError(
+            f"mu of {reference.name} has {len(reference.moments.mean)} features, but {extractor.name} has {width}"
+        )
+
+
+def _classifier(splits: dict[str, Real], data: Pictures, cache: Path, device: torch.device | str) -> Classifier:
     train, held_out = (splits[name] for name in ("train", "validation"))
     return classifier_of(train, held_out, data.num_classes, cache, device)
-
-
-def _reference(real: str | None, split: Real | None, extractor: Extractor, cache: Path) -> Reference:
-    if real is not None and real.endswith(".npz"):
-        return read_reference(Path(real).expanduser(), extractor)
-    held = split if real is None else real_of_folder(real)
-    if held is None:
-        raise ValueError(
-            "real must name the real pictures, a folder or an .npz: the model is one of latents or came from elsewhere"
-        )
-    return reference_of(held.batches, held.name, held.digest, extractor, cache)

@@ -389,6 +389,28 @@ def test_scores_under_different_protocols_are_told_apart(tmp_path):
     assert '<p class="warning"><b>Warning:</b> scores' in html(page_tables(read_sweep(tmp_path / "s")), tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("key", "facts"),
+    [
+        ("checkpoint", {"step": 600, "checkpoint": "other.ckpt"}),
+        ("ema", {"weights": "raw"}),
+        ("images", {"images": 500}),
+        ("labels", {"labels": "random"}),
+        ("trainer.max_steps", {"step": 600}),
+    ],
+)
+def test_what_was_swept_is_no_other_protocol(tmp_path, key, facts):
+    folder = tmp_path / "s"
+    choices = [{key: "a"}, {key: "b"}]
+    manifest(folder, choices)
+    for number, more in enumerate(({}, facts)):
+        hydra(folder / str(number), choices[number])
+        scores(folder / str(number), [score_row(1.0, {"frechet": 2.0 + number})], **more)
+    assert "Warning" not in words(folder)
+    scores(folder / "1", [score_row(1.0, {"frechet": 3.0})], **facts, features={"name": "classifier", "digest": "f"})
+    assert "Warning" in words(folder)
+
+
 def test_a_sweep_of_evaluate_without_overrides_is_told_by_its_rows(tmp_path):
     """One rule, solver and scale a trial, and no manifest."""
     number = 0

@@ -9,13 +9,16 @@ from dit.evaluation.report.read import Sweep, Trial
 
 _CHOSEN = ("checkpoint", "seed", "guidance", "solver", "steps", "scale", "scales", "evaluations", "grid", "name")
 
+_DECIDES = {"ema": "weights", "checkpoint": "step", "max_steps": "step"}  # facts by keys of other names
+
 
 def score_protocol(sweep: Sweep) -> tuple[str, list[str]]:
     """What all scores share, in one line, and a warning for each fact of comparison in which they differ."""
     told = [(trial, _flat(trial.protocol)) for trial in sweep.trials if trial.scores]
     shared, differing = _compared(told)
     # What was swept differs on purpose.
-    names = {part for key in sweep.swept for part in key.split(".")} | ({"weights"} if "ema" in sweep.swept else set())
+    names = {part for key in sweep.swept for part in key.split(".")}
+    names |= {_DECIDES[name] for name in names if name in _DECIDES}
     return _line(shared), [
         f"scores were measured under different protocols: {key} is {_apart(values)}"
         for key, values in differing.items()

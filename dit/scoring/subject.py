@@ -1,0 +1,137 @@
+"""Whose images are scored: samples of a checkpoint, made now, or pictures that are there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from data import LatentCodec, Pictures, Pixels, Real, codec_from_spec, real_of_folder, real_of_split
+from dit.checkpoint import Loaded
+from dit.diffusion import Denoiser
+from dit.evaluation import (
+    Measure,
+    NpzImages,
+    Row,
+    Share,
+    Source,
+    check_enough,
+    digest_of,
+    labels_of,
+)
+from dit.scoring.choose import SPLITS, check_same, names_of
+from dit.solvers import Guidance, Sampler
+
+Found = tuple[list[Row], dict[str, Any], Tensor | None]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Of a checkpoint, a row for each of options["scales"], below one of the real pictures of `data`, if there are any,
+    that are not in the reference. facts: what the protocol says beside what a `Measure` knows; shape: (C, H, W) of the
+    decoded images."""
+
+    options: Mapping[str, Any]
+    source: Source
+    sampler: Sampler
+    guidances: list[Guidance]
+    facts: dict[str, Any]
+    data: Pictures | None
+    share: Share
+    shape: tuple[int, ...]
+
+    @staticmethod
+    def of(
+        options: Mapping[str, Any], loaded: Loaded, sampler: Sampler, data: Pictures | None, share: Share
+    ) -> Samples:
+        """Raises ValueError for what this model cannot do, before anything is sampled."""
+        check_same(loaded, data)
+        scales = options["scales"] if isinstance(options["scales"], list) else [options["scales"]]
+        guidances = [sampler.guidance if scale is None else sampler.guidance.with_scale(scale) for scale in scales]
+        labels = labels_of(options["labels"], range(options["images"]), loaded.network.num_classes, sampler.seed)
+        weak = {name: each.network for name, each in sampler.guidance.networks.items() if isinstance(each, Denoiser)}
+        for network in weak.values():
+            network.to(share.device)
+        for guidance in guidances:
+            guidance.check(loaded.denoiser, None if labels is None else torch.tensor(labels))
+        codec = codec_from_spec(loaded.passport["data"]["normalisation"], options["vae"])
+        digests = {name: digest_of(network) for name, network in {"model": loaded.network, **weak}.items()}
+        identity = [digests, loaded.passport["path"], loaded.passport["kind"], codec.spec]
+        parts = loaded.network.num_classes, loaded.shape, codec.decode, loaded.weights, loaded.step, identity
+        source = Source(loaded.denoiser, options["labels"], *parts)
+        facts = {"checkpoint": str(options["checkpoint"]), "normalisation": codec.spec}
+        return Samples(options, source, sampler, guidances, facts, data, share, _decoded(codec, loaded.shape))
+
+    def score(self, measure: Measure) -> Found:
+        """The rows, the protocol, and the first images of the last row; to be called by all processes, of which only
+        the first has rows."""
+        options, share = self.options, self.share
+        cache, count = Path(options["cache"]), options["images"]
+        rows, images = [], None
+        if share.rank == 0 and self.data is not None and options["real"] is None:
+            split = next(name for name in SPLITS if name != options["split"])
+            real = real_of_split("real pictures", getattr(self.data, split), count)
+            rows.append(measure.of_kept(real.name, real.digest, real.batches, real.labels, cache))
+        for guidance in self.guidances:
+            sampler = replace(self.sampler, guidance=guidance)
+            made = measure.of_samples(self.source, sampler, count, cache, share, options["shown"])
+            if made is not None:
+                rows.append(made[0])
+                images = made[1]
+        return rows, {**measure.protocol(self.source, count, self.sampler.seed), **self.facts}, images
+
+
+@dataclass(frozen=True)
+class Images:
+    """Of a folder, or of a .npz of the ADM suite."""
+
+    name: str
+    held: Real | NpzImages
+    labels: Tensor | None
+    share: Share
+
+    @staticmethod
+    def of(options: Mapping[str, Any], data: Pictures | None, share: Share) -> Images:
+        """Raises ValueError for what cannot be read. The subfolders of a folder are classes where they bear the names
+        of the classes of `data`."""
+        fake, names = options["fake"], [] if data is None else data.facts["class_names"]
+        if fake.endswith(".npz"):
+            held = NpzImages.open(Path(fake).expanduser())
+            name, count, labels = held.file.name, held.count, held.labels
+            if labels is not None and data is not None and not 0 <= int(labels.min()) <= int(labels.max()) < len(names):
+                raise ValueError(
+                    f"arr_1 of fake={fake} has labels {int(labels.min())} to {int(labels.max())}, but the data has "
+                    f"{len(names)} classes"
+                )
+        else:
+            held = real_of_folder(fake, names)
+            name, count, labels = held.name, len(held), held.labels
+        check_enough(names_of(options), count, f"pictures in fake={fake}")
+        return Images(name, held, labels, share)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.held.shape
+
+    def score(self, measure: Measure) -> Found:
+        """One row, by the first process."""
+        if self.share.rank > 0:
+            return [], {}, None
+        row = measure.of_pictures(self.name, self.held.batches(), self.labels)
+        return [row], measure.protocol(None, row.images, None), None
+
+
+def _decoded(codec: Pixels | LatentCodec, shape: tuple[int, int, int]) -> tuple[int, ...]:
+    """(C, H, W) of the pictures that samples of (C, H, W) become. ValueError where the codec cannot take them."""
+    if isinstance(codec, Pixels):
+        return shape
+    colours, wanted = codec.autoencoder.channels
+    if wanted != shape[0]:
+        raise ValueError(
+            f"vae={codec.vae} decodes latents of {wanted} channels, but those of this model have {shape[0]}"
+        )
+    return colours, *(side * codec.autoencoder.factor for side in shape[1:])
