@@ -26,7 +26,7 @@ demo: $(STAMP)  ## train a DiT on real digits, sample it with guidance, score it
 	$(BIN)/python train.py experiment=digits hydra.run.dir=$(DEMO)
 	@$(BIN)/python sample.py checkpoint=$(DEMO)/checkpoints/last.ckpt per_class=10 guidance.scale=1.5 format=npz out=$(DEMO) >/dev/null
 	@mv $(DEMO)/grid.png $(DEMO)/samples.png
-	@$(BIN)/python evaluate.py checkpoint=$(DEMO)/checkpoints/last.ckpt scales='[1,1.5]' out=$(DEMO)/scores.json
+	@$(BIN)/python evaluate.py checkpoint=$(DEMO)/checkpoints/last.ckpt scales='[1,1.5]' hydra.run.dir=$(DEMO)/scores
 	@echo "picture: $(DEMO)/samples.png"
 
 test: $(STAMP) lint  ## lint, types, import contract and the fast tests (about 7 minutes on 2 cores)
@@ -36,7 +36,7 @@ test-all: $(STAMP) lint  ## the slow tests and the fault campaign as well
 	$(BIN)/python -m pytest -n 2 -m "not parity"
 	@$(MAKE) --no-print-directory faults
 
-faults: $(STAMP)  ## runs that are killed, starved and damaged must end as if nothing had happened (about 13 minutes on 2 busy cores)
+faults: $(STAMP)  ## runs that are killed, starved and damaged must end as if nothing had happened (about 10 minutes on 2 cores)
 	$(BIN)/python -m tests.faults
 
 test-parity: $(STAMP)  ## agreement with k-diffusion, in an environment of its own

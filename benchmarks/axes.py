@@ -22,9 +22,9 @@ import torch
 from hydra.utils import instantiate
 
 from benchmarks.train_step import one_step
-from data import codec_from_spec
+from data import codec_from_spec, real_of_split
 from dit.checkpoint import load
-from dit.evaluation import Reference, extract, train_classifier
+from dit.evaluation import Reference, classifier_of, extract
 from dit.evaluation import score as score_features
 from dit.model import DiT
 from dit.model.__main__ import presets
@@ -125,17 +125,17 @@ def score(where: Path, seed: int) -> dict[str, float]:
     data = instantiate(loaded.passport["config"]["data"])
     data.prepare_data()
     data.setup()
-    train, held_out = (split.tensors(len(split)) for split in (data.train, data.validation))
-    classifier = train_classifier(train, held_out, data.num_classes, CACHE)
+    train, real = real_of_split("train", data.train), real_of_split("held-out", data.validation)
+    classifier, held_out = classifier_of(train, real, data.num_classes, CACHE), real.tensors()
     codec = codec_from_spec(loaded.passport["data"]["normalisation"])
     losses = LevelLoss()(loaded.denoiser, codec.encode(held_out[0]), held_out[1], torch.arange(len(held_out[0])))
     sampler = Sampler(steps=15, grid=UniformGrid(), solver=Heun(), seed=seed, batch_size=10 * PER_CLASS)
     labels = loaded.labels(None, PER_CLASS)
     assert labels is not None
     images = (codec.decode(batch.x0) for batch in sampler.batches(loaded.denoiser, labels, loaded.shape))
-    features, real = extract(classifier, images), extract(classifier, held_out[0].split(512))
+    features, theirs = extract(classifier, images), extract(classifier, held_out[0].split(512))
     names, judged = ("frechet", "accuracy"), (torch.tensor(labels), features.logits)
-    found = score_features(features, Reference.of(real, "held-out", ""), *judged, names=names, replicates=10)
+    found = score_features(features, Reference.of(theirs, "held-out", ""), *judged, names=names, replicates=10)
     values = {name: estimate.value for name, estimate in found.items() if estimate is not None}
     return {"loss": float(torch.stack(list(losses.values())).mean()), **values}
 

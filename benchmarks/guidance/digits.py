@@ -28,9 +28,9 @@ from benchmarks.guidance.arms import (
     keeps_signal,
     steps_within,
 )
-from data import codec_from_spec
+from data import codec_from_spec, real_of_split
 from dit.checkpoint import Loaded, load
-from dit.evaluation import Classifier, Reference, extract, train_classifier
+from dit.evaluation import Classifier, Reference, classifier_of, extract
 from dit.evaluation import score as score_features
 from dit.solvers import Sampler, UniPC
 
@@ -86,8 +86,9 @@ class Pictures:
         data = instantiate(loaded.passport["config"]["data"])
         data.prepare_data()
         data.setup()
-        train, held_out = (split.tensors(len(split)) for split in (data.train, data.validation))
-        return cls(*train, held_out[0], train_classifier(train, held_out, data.num_classes, CACHE))
+        train, held_out = real_of_split("train", data.train), real_of_split("held-out", data.validation)
+        classifier = classifier_of(train, held_out, data.num_classes, CACHE)
+        return cls(*train.tensors(), held_out.tensors()[0], classifier)
 
 
 @dataclass(frozen=True)

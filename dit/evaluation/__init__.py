@@ -1,6 +1,6 @@
 """SCORES, each printed with its protocol."""
 
-from dit.evaluation.classifier import Classifier, train_classifier
+from dit.evaluation.classifier import Classifier, classifier_of, train_classifier
 from dit.evaluation.dino import Dino
 from dit.evaluation.features import Extractor, Features, check_pictures, digest_of, extract
 from dit.evaluation.frechet import frechet
@@ -34,6 +34,7 @@ __all__ = [
     "alone",
     "check_enough",
     "check_pictures",
+    "classifier_of",
     "digest_of",
     "extract",
     "frechet",

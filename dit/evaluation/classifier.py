@@ -8,8 +8,9 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -101,6 +102,22 @@ class Classifier:
         self.network.to(device)
         return self
 
+    def save(self, file: Path) -> None:
+        """Plain containers, written whole or not at all."""
+        facts = {key: value for key, value in vars(self).items() if key != "network"}
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_suffix(f".{os.getpid()}.tmp")
+        torch.save({**facts, "weights": self.network.state_dict()}, temporary)
+        temporary.replace(file)
+
+    @staticmethod
+    def load(file: Path) -> Classifier:
+        facts = torch.load(file, weights_only=True, map_location="cpu")
+        weights, shape = facts.pop("weights"), tuple(facts.pop("shape"))
+        network = SmallConvNet(shape[0], facts["num_classes"], min(shape[1:]))
+        network.load_state_dict(weights)
+        return Classifier(network.eval(), shape=shape, **facts)
+
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Features:
         """Of uint8 [B, C, H, W]: pooled [B, 64 or 192], spatial [B, 128], logits [B, num_classes].
@@ -127,16 +144,37 @@ class Classifier:
         return float((self.predict(images) == labels).double().mean())
 
 
+class Labelled(Protocol):
+    """Pictures that are decoded only when they are asked for: uint8 [N, C, H, W] and labels [N]."""
+
+    @cached_property
+    def digest(self) -> str: ...
+
+    def tensors(self) -> tuple[Tensor, Tensor]: ...
+
+
+def classifier_of(
+    train: Labelled, held_out: Labelled, num_classes: int, cache: Path, device: torch.device | str = "cpu"
+) -> Classifier:
+    """`train_classifier` once; later calls with the same pictures read `cache` and decode none."""
+    content = f"{train.digest} {held_out.digest} {num_classes}"
+    file = cache / f"classifier-{hashlib.sha256(content.encode()).hexdigest()[:16]}.pt"
+    if file.is_file():
+        return Classifier.load(file).to(device)
+    classifier = train_classifier(train.tensors(), held_out.tensors(), num_classes, device=device)
+    classifier.save(file)
+    return classifier
+
+
 def train_classifier(
     train: tuple[Tensor, Tensor],
     held_out: tuple[Tensor, Tensor],
     num_classes: int,
-    cache: Path,
     steps: int | None = None,
     minimum: float | None = None,
     device: torch.device | str = "cpu",
 ) -> Classifier:
-    """Train once on real (images uint8 [N, C, H, W], labels [N]); later calls with the same pictures read `cache`.
+    """Train on real (images uint8 [N, C, H, W], labels [N]).
 
     AdamW with a one-cycle rate, batches of 128, random shifts by one pixel in 8; 600 steps below 16 pixels, 8 epochs
     but at least 600 steps above. The same pictures give the same weights on the same machine. Raises ValueError for a
@@ -153,27 +191,15 @@ def train_classifier(
     if steps is None:
         steps = 600 if small else max(600, EPOCHS * len(images) // BATCH)
     shape = (images.shape[1], images.shape[2], images.shape[3])
-    content = hashlib.sha256(f"{'small-conv-net' if small else 'small-res-net'} {num_classes} {steps}".encode())
-    for tensor in (images, labels):
-        content.update(tensor.contiguous().numpy().tobytes())
-    file = cache / f"classifier-{content.hexdigest()[:16]}.pt"
-    with torch.random.fork_rng(devices=[]):
+    _log.info("training the classifier of %s pictures, once: %s steps", f"{len(images):,}", f"{steps:,}")
+    with torch.random.fork_rng(devices=[]), _threads(1 if small else None):
+        # With one thread small sums come out the same however many cores there are.
         torch.manual_seed(0)
-        network = SmallConvNet(images.shape[1], num_classes, min(images.shape[-2:]))
-        if file.is_file():
-            network.load_state_dict(torch.load(file, weights_only=True))
-        else:
-            _log.info("training the classifier of %s pictures, once: %s steps", f"{len(images):,}", f"{steps:,}")
-            with _threads(1 if small else None):  # small sums come out the same however many cores there are
-                _fit(network.to(device), images, labels, steps)
-            cache.mkdir(parents=True, exist_ok=True)
-            temporary = file.with_suffix(f".{os.getpid()}.tmp")
-            torch.save(network.cpu().state_dict(), temporary)
-            temporary.replace(file)
+        network = SmallConvNet(images.shape[1], num_classes, min(images.shape[-2:])).to(device)
+        _fit(network, images, labels, steps)
     network.eval()
     digest = digest_of(network)
-    unproven = Classifier(network.to(device), digest, 0.0, num_classes, shape)
-    accuracy = unproven.accuracy(*held_out)
+    accuracy = Classifier(network, digest, 0.0, num_classes, shape).accuracy(*held_out)
     least = (1 + 1 / num_classes) / 2 if minimum is None else minimum
     if accuracy < least:
         raise ValueError(

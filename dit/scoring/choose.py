@@ -19,10 +19,10 @@ from dit.evaluation import (
     Reference,
     alone,
     check_enough,
+    classifier_of,
     npz_keys,
     read_reference,
     reference_of,
-    train_classifier,
 )
 
 SPLITS = ("validation", "train")
@@ -167,4 +167,4 @@ def _check_moments(reference: Reference, extractor: Extractor, classifier: Class
 
 def _classifier(splits: dict[str, Real], data: Pictures, cache: Path, device: torch.device | str) -> Classifier:
     train, held_out = (splits[name] for name in ("train", "validation"))
-    return train_classifier(train.tensors(), held_out.tensors(), data.num_classes, cache, device=device)
+    return classifier_of(train, held_out, data.num_classes, cache, device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import shutil
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import Callback, LightningModule, Trainer
 
 from dit.evaluation import Extractor, Row, Share, Source, labels_of, write_scores
@@ -17,12 +19,14 @@ from dit.scoring.choose import measure_of
 from dit.solvers import Sampler
 from dit.training import DiTModule, FullySharded
 
+_log = logging.getLogger(__name__)
 _LOW = {"frechet", "spatial_frechet", "kid"}  # scores of which less is better
 
 
 class OnlineScore(Callback):
     """Scores `images` samples of the averaged weights every `every_n_steps` optimiser steps and when training ends,
-    once for each of `scales` (None: the guidance as it is).
+    once for each of `scales` (None: the guidance as it is); of several, those that the model cannot be guided by, as a
+    model without dropped labels by any but 1, are left out with a warning.
 
     `folder`/scores.json has a row each, `score/frechet` and the like are logged, with @scale behind where there are
     several. The first process scores what all have sampled. best: the score, at the first scale, by which the best
@@ -56,6 +60,7 @@ class OnlineScore(Callback):
         self.file, self.checkpoints, self.sampler = Path(folder) / "scores.json", Path(checkpoints), sampler
         self.every_n_steps, self.images, self.scales, self.features = every_n_steps, images, list(scales), features
         self.labels, self.best, self._best = labels, best, math.inf
+        self._used: list[Sampler] = []
         self._options = {
             "cache": cache,
             "real": real,
@@ -72,8 +77,21 @@ class OnlineScore(Callback):
         self._measure = measure_of(self._options, self.features, data, pl_module.device)
         assert isinstance(pl_module, DiTModule)
         labels = labels_of(self.labels, range(self.images), pl_module.network.num_classes, self.sampler.seed)
+        given = None if labels is None else torch.tensor(labels)
+        refusals: list[ValueError] = []
         for sampler in self._samplers():
-            sampler.guidance.check(pl_module.denoiser, labels)  # type: ignore[arg-type]
+            try:
+                sampler.guidance.check(pl_module.denoiser, given)
+            except ValueError as error:
+                refusals.append(error)
+            else:
+                self._used.append(sampler)
+        if not self._used:
+            raise refusals[0]
+        if refusals:
+            _log.warning(f"{len(refusals)} of {len(self.scales)} callbacks.score.scales are left out: {refusals[0]}")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._last = trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: DiTModule, *args: Any) -> None:  # type: ignore[override]
@@ -90,9 +108,7 @@ class OnlineScore(Callback):
         source, share = Source(module.denoiser, self.labels, *parts), self._share(trainer, module)
         cache = self.file.parent / f".scores-{trainer.global_rank if share.size == 1 else 'of-all'}"
         with module.ema_weights():
-            made = [
-                self._measure.of_samples(source, sampler, self.images, cache, share) for sampler in self._samplers()
-            ]
+            made = [self._measure.of_samples(source, sampler, self.images, cache, share) for sampler in self._used]
         rows = [each[0] for each in made if each is not None]
         if trainer.is_global_zero:
             self._write(source, rows)
@@ -122,7 +138,7 @@ class OnlineScore(Callback):
         write_scores(self.file, protocol, rows, [row for row in before if row["step"] < source.step])
 
     def _named(self, rows: list[Row]) -> dict[str, float]:
-        ends = [""] if len(rows) == 1 else [f"@{row.scale:g}" for row in rows if row.scale is not None]
+        ends = [""] if len(self.scales) == 1 else [f"@{row.scale:g}" for row in rows if row.scale is not None]
         return {
             f"{name}{end}": score.value
             for end, row in zip(ends, rows, strict=True)

@@ -21,7 +21,7 @@ from dit.training.signals import Signals
 class RenamedCheckpointIO(TorchCheckpointIO):
     """A reader never sees half a checkpoint: the file appears under its name only when it is complete on disk.
 
-    The file that it replaces becomes previous.ckpt beside it, if it is known to be good: read or written by this
+    The last.ckpt that it replaces becomes previous.ckpt beside it, if it is known to be good: read or written by this
     object. So at every moment at least one good file is there, whatever state others were found in.
     """
 
@@ -38,7 +38,7 @@ class RenamedCheckpointIO(TorchCheckpointIO):
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
-            if target.resolve() in self._good and target.exists():
+            if target.name == LAST and target.resolve() in self._good and target.exists():
                 target.replace(target.with_name(PREVIOUS))
             temporary.replace(target)
             _sync(target.parent)

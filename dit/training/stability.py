@@ -60,7 +60,8 @@ class StabilityLog(Callback):
         self._values.append(torch.stack([losses.mean().double(), pl_module.gradient_norm.double()]))
         if self._step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             values = self._by_level() | self._spikes() | _distances(pl_module)
-            pl_module.log_dict(values, rank_zero_only=True)
+            for logger in trainer.loggers:  # not by `log`, which repeats what has no new value
+                logger.log_metrics(values, step=self._step - 1)  # as Lightning counts
 
     def _add(self, log_snr: Tensor, losses: Tensor) -> None:
         """Of one step: log_snr and losses [B]."""

@@ -163,7 +163,7 @@ def test_a_classifier_is_an_extractor_and_is_refused_where_it_judges_nothing(tmp
     """Classes of 20-pixel pictures that differ in brightness are learnt; labels that mean nothing are not."""
     labels = torch.arange(200) % 2
     images = (pictures(200, size=20).float() / 4 + 120 * labels[:, None, None, None]).to(torch.uint8)
-    ours = train_classifier((images, labels), (images[:50], labels[:50]), 2, tmp_path, steps=40)
+    ours = train_classifier((images, labels), (images[:50], labels[:50]), 2, steps=40)
     assert ours.held_out_accuracy > 0.95
     found = ours(images[:6])
     assert [tuple(part.shape) for part in (found.pooled, found.spatial, found.logits)] == [(6, 192), (6, 128), (6, 2)]
@@ -172,11 +172,11 @@ def test_a_classifier_is_an_extractor_and_is_refused_where_it_judges_nothing(tmp
         ours(images[:, :1])
     nonsense = labels[torch.randperm(200, generator=torch.Generator().manual_seed(0))]
     with pytest.raises(ValueError, match=r"too few to judge samples: at least 0.750 is needed \(chance is 0.500\)"):
-        train_classifier((images, nonsense), (images[:50], labels[50:100].flip(0)), 2, tmp_path, steps=5)
+        train_classifier((images, nonsense), (images[:50], labels[50:100].flip(0)), 2, steps=5)
     with pytest.raises(ValueError, match="class 2 has no pictures"):
-        train_classifier((images, labels), (images, labels), 3, tmp_path)
+        train_classifier((images, labels), (images, labels), 3)
     with pytest.raises(ValueError, match="there are no held-out pictures"):
-        train_classifier((images, labels), (images[:0], labels[:0]), 2, tmp_path)
+        train_classifier((images, labels), (images[:0], labels[:0]), 2)
 
 
 def test_a_reference_is_computed_once(tmp_path):

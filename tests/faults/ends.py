@@ -50,8 +50,12 @@ def difference(undisturbed: dict[str, str], folder: Path) -> str | None:
     names = [name for name in end if name in undisturbed or not name.startswith("previews/")]
     wrong = [name for name in dict.fromkeys([*undisturbed, *names]) if end.get(name) != undisturbed.get(name)]
     wrong += [str(file.relative_to(folder)) for file in folder.rglob("*.tmp")]
-    shown = ", ".join(f"{name} {end.get(name)} and not {undisturbed.get(name)}" for name in wrong[:3])
+    shown = ", ".join(f"{name} {_short(end.get(name))} and not {_short(undisturbed.get(name))}" for name in wrong[:3])
     return f"{len(wrong)} of {len(undisturbed)} things differ: {shown}" if wrong else None
+
+
+def _short(text: str | None) -> str:
+    return str(text) if text is None or len(text) < 80 else f"{text[:77]}..."
 
 
 def _leaves(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,5 +1,6 @@
 """Two gloo processes, replicated or sharded, train what one process trains: weights, averages, optimiser, pictures."""
 
+import json
 import os
 import socket
 
@@ -13,8 +14,9 @@ from PIL import Image
 from dit.checkpoint import load, read
 from dit.diffusion import MSE, LearnedUncertainty, LinearFlow
 from dit.solvers import Sampler
-from dit.training import FullySharded, Preview, Rollback, SaveCheckpoint, StabilityLog
-from tests.training.test_stability import poisoned
+from dit.training import FullySharded, Preview, Rollback, RunLog, SaveCheckpoint, StabilityLog
+from tests.scoring.test_online import online
+from tests.training.test_stability import poisoned, rows
 from tests.training.tiny import digits, module, trainer
 
 POISON = [16 * 4 + 13]  # of the second process, after the checkpoint of step 3
@@ -32,8 +34,14 @@ def fit(folder, steps, resume=None, network=None, poison=(), on_nonfinite=None, 
         SaveCheckpoint(str(folder), every_n_steps=3),
         Preview(str(folder), Sampler(steps=2), every_n_steps=3, classes=2, per_class=1),
         StabilityLog(),
+        online(folder),
     ]
-    more = {"accumulate_grad_batches": 2, "val_check_interval": 4, "log_every_n_steps": 3}
+    more = {
+        "accumulate_grad_batches": 2,
+        "val_check_interval": 4,
+        "log_every_n_steps": 3,
+        "logger": [RunLog(str(folder))],
+    }
     run = trainer(folder, steps, callbacks, **more, **settings)
     run.fit(model, data, ckpt_path=resume, weights_only=True)
     return model, run
@@ -123,11 +131,27 @@ def test_two_processes_leave_the_checkpoint_that_one_leaves(runs, ours, theirs):
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
+def test_two_processes_score_what_one_does(runs, name):
+    ours, theirs = (json.loads((runs / where / "scores.json").read_text())["rows"] for where in (name, "one"))
+    assert [row["step"] for row in ours] == [row["step"] for row in theirs] == [4, 4, 6, 6]
+    values = [[row["scores"]["frechet"]["value"] for row in rows] for rows in (ours, theirs)]
+    assert values[0] == pytest.approx(values[1], rel=1e-2)  # pictures are bytes: some round the other way
+    assert not list((runs / name).glob(".scores*"))
+    assert read(runs / name / "best.ckpt")["global_step"] == read(runs / "one" / "best.ckpt")["global_step"]
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
 def test_two_processes_log_and_draw_what_one_does(runs, name):
     metrics = [torch.load(runs / where) for where in ("one/metrics0.pt", f"{name}/metrics0.pt", f"{name}/metrics1.pt")]
     assert {"train/loss", "train/gradient_norm", "val/loss", "val_raw/loss"} <= metrics[0].keys()
     assert metrics[1] == metrics[2]
     assert metrics[1] == pytest.approx(metrics[0], rel=1e-5)
+    logs = [rows(runs / where / "csv" / "version_0" / "metrics.csv") for where in ("one", name)]
+    assert {"spikes/loss", "ema/distance_0.9", "train/loss_log_snr/0_to_2"} <= logs[0][0].keys()
+    for ours, theirs in zip(*logs, strict=True):
+        assert [key for key in ours if ours[key]] == [key for key in theirs if theirs[key]]
+        numbers = [{key: float(row[key]) for key in row if row[key]} for row in (ours, theirs)]
+        assert numbers[0] == pytest.approx(numbers[1], rel=1e-4)
     for step in (0, 3, 6):
         ours, theirs = (
             np.asarray(Image.open(runs / folder / f"step_{step:07d}.png")).astype(int) for folder in (name, "one")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,8 @@ import numpy as np
 
 from dit.evaluation.report.points import Measured, higher, short_keys, short_values, title
 from dit.evaluation.report.read import number
+
+logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells of every table of every letter in a PDF
 
 STYLE: dict[Any, Any] = {
     "font.size": 8.5,
