@@ -20,6 +20,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 from torch_fidelity import feature_extractor_inceptionv3 as theirs
 
+from data import real_of_split
 from dit.checkpoint.exporting import export_safetensors
 from dit.checkpoint.importing import import_loaded
 from dit.evaluation import SCORES, Estimate, Row, table
@@ -65,7 +66,8 @@ def cache(tmp_path_factory):
     data = digits()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(judge, "_fit", lambda network, images, labels, steps: fit(network, images, labels, 150))
-        judge.train_classifier(data.train.tensors(), data.validation.tensors(), 10, folder)
+        train, held_out = (real_of_split("digits", split) for split in (data.train, data.validation))
+        judge.classifier_of(train, held_out, 10, folder)
     return folder
 
 
