@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from dit.evaluation import Extractor, Row, Share, Source, labels_of, write_scores
+from dit.evaluation import Extractor, Row, Share, Source, check_enough, labels_of, write_scores
 from dit.scoring.choose import measure_of
 from dit.solvers import Sampler
 from dit.training import DiTModule, FullySharded
@@ -41,7 +41,7 @@ class OnlineScore(Callback):
         cache: str,
         sampler: Sampler,
         every_n_steps: int,
-        images: int = 1000,
+        images: int,
         scales: Sequence[float | None] = (None,),
         features: Extractor | None = None,
         real: str | None = None,
@@ -73,6 +73,7 @@ class OnlineScore(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """What is missing is found before training."""
+        check_enough(self._options["scores"], self.images, "callbacks.score.images")
         data = trainer.datamodule  # type: ignore[attr-defined]
         self._measure = measure_of(self._options, self.features, data, pl_module.device)
         assert isinstance(pl_module, DiTModule)
