@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,dev]'
 	@touch $@
 
-demo: $(STAMP)  ## train a DiT on real digits, sample it with guidance, score it (about 3 minutes on 2 cores)
+demo: $(STAMP)  ## train a DiT on real digits, sample it with guidance, score it (about 4 minutes on 2 cores)
 	@rm -rf $(DEMO)
 	$(BIN)/python train.py experiment=digits hydra.run.dir=$(DEMO)
 	@$(BIN)/python sample.py checkpoint=$(DEMO)/checkpoints/last.ckpt per_class=10 guidance.scale=1.5 format=npz out=$(DEMO) >/dev/null
