@@ -23,6 +23,7 @@ def main(config: DictConfig) -> float | None:
     check_keys(options)
     share = share_of(options["device"])
     loaded = options["checkpoint"] and load(options["checkpoint"], options["weights"], share.device)
+    loaded = loaded and loaded.computing(options["precision"], options["compile"])
     pictures = pictures_of(options, loaded)
     data = instantiate(pictures) if pictures else None
     subject = (

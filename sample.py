@@ -21,7 +21,7 @@ def main(config: DictConfig) -> None:
         raise ValueError(f"format must be png or npz, got {options['format']!r}")
     check_out(Path(options["out"]))
     sampler = instantiate(config.sampler)
-    loaded = load(options["checkpoint"], options["weights"], device)
+    loaded = load(options["checkpoint"], options["weights"], device).computing(options["precision"], options["compile"])
     for weak in sampler.guidance.networks.values():
         weak.network.to(device)
     decoding = (options[key] for key in ("vae", "vae_slicing", "vae_tiling"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import zipfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from dit.checkpoint.differences import check_names
 from dit.checkpoint.passport import read_safetensors
 from dit.checkpoint.snapshots import reconstruct
 from dit.diffusion import Denoiser, path_from_spec
-from dit.model import DiT
+from dit.model import DiT, check_compile
 
 AS_GIVEN = "as given"  # weights of which their file does not say whether they are averages
 
@@ -36,6 +36,19 @@ class Loaded:
     passport: dict[str, Any]
     weights: str
     step: int
+
+    def computing(self, precision: str = "32-true", compile: str | None = None) -> Loaded:
+        """The same network, in place, with weights in `precision`, 32-true or bf16-true, and its blocks compiled by a
+        torch.compile backend, if one is named. Raises ValueError for other names."""
+        if precision not in ("32-true", "bf16-true"):
+            raise ValueError(f"precision must be 32-true or bf16-true, got {precision!r}")
+        check_compile(compile)
+        if compile is not None:
+            self.network.compile_blocks(compile)
+        if precision == "32-true":
+            return self
+        self.network.to(torch.bfloat16)
+        return replace(self, weights=f"{self.weights} in bfloat16")
 
     @property
     def shape(self) -> tuple[int, int, int]:

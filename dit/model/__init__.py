@@ -1,5 +1,5 @@
 """THE NETWORK. Tensors only: no diffusion, no Lightning, no configuration."""
 
-from dit.model.dit import DiT
+from dit.model.dit import DiT, check_compile
 
-__all__ = ["DiT"]
+__all__ = ["DiT", "check_compile"]

@@ -192,6 +192,12 @@ class DiT(nn.Module):
         return unpatchify(values, self.patch_size, height, width)  # [B, C, H, W]
 
 
+def check_compile(backend: str | None) -> None:
+    """ValueError for what is no backend of torch.compile, and not None either."""
+    if backend is not None and backend not in (known := torch.compiler.list_backends(())):
+        raise ValueError(f"compile must be null or one of {', '.join(known)}, got {backend!r}")
+
+
 def _prepend(extra: Tensor, tokens: Tensor, rotation: Any) -> tuple[Tensor, Any]:
     return torch.cat([extra, tokens], dim=1), unrotated_before(rotation, extra.shape[1])  # [B, M + N, W]
 

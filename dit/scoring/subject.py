@@ -60,7 +60,7 @@ class Samples:
             guidance.check(loaded.denoiser, None if labels is None else torch.tensor(labels))
         codec = codec_from_spec(loaded.passport["data"]["normalisation"], options["vae"])
         digests = {name: digest_of(network) for name, network in {"model": loaded.network, **weak}.items()}
-        identity = [digests, loaded.passport["path"], loaded.passport["kind"], codec.spec]
+        identity = [digests, loaded.passport["path"], loaded.passport["kind"], codec.spec, options["compile"]]
         parts = loaded.network.num_classes, loaded.shape, codec.decode, loaded.weights, loaded.step, identity
         source = Source(loaded.denoiser, options["labels"], *parts)
         facts = {"checkpoint": str(options["checkpoint"]), "normalisation": codec.spec}

@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from dit.checkpoint import same_normalisation
 from dit.diffusion import Denoiser, GaussianPath, Kind, Loss, TimeDistribution, spread
-from dit.model import DiT
+from dit.model import DiT, check_compile
 from dit.training.draws import normals, uniforms
 from dit.training.ema import Averages
 from dit.training.nonfinite import Drawn, NonFinite, Stop
@@ -66,8 +66,7 @@ class DiTModule(LightningModule):
     ):
         super().__init__()
         _check_fit(network, facts, loss)
-        if compile is not None and compile not in (known := torch.compiler.list_backends(())):
-            raise ValueError(f"compile must be null or one of {', '.join(known)}, got {compile!r}")
+        check_compile(compile)
         self.network = network
         self.denoiser = Denoiser(
             network,
@@ -122,9 +121,13 @@ class DiTModule(LightningModule):
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
         # Lightning takes a fused optimiser for one that scales gradients, and refuses to clip them in bfloat16.
-        if gradient_clip_val:
-            clip = nn.utils.clip_grad_value_ if gradient_clip_algorithm == "value" else nn.utils.clip_grad_norm_
-            clip(self.parameters(), gradient_clip_val)
+        if gradient_clip_val and gradient_clip_algorithm == "value":
+            nn.utils.clip_grad_value_(self.parameters(), gradient_clip_val)
+        elif gradient_clip_val:
+            assert self.gradient_norm is not None
+            factor = float((gradient_clip_val / (self.gradient_norm + 1e-6)).clamp(max=1.0))
+            if factor < 1 and (gradients := self._gradients()):  # most steps of a run need no pass over all gradients
+                torch._foreach_mul_(gradients, factor)  # type: ignore[attr-defined]
 
     def on_fit_start(self) -> None:
         self.ema.attach(self.network)
@@ -163,11 +166,14 @@ class DiTModule(LightningModule):
         return self.loss(self.denoiser(x, t, labels, **conditions), x0, eps)  # [B]
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        norm = whole(nn.utils.get_total_norm([p.grad for p in self.network.parameters() if p.grad is not None]))
+        norm = whole(nn.utils.get_total_norm(self._gradients()))
         self.log("train/gradient_norm", norm)
         self.gradient_norm = norm
         if not bool(norm.isfinite()):
             optimizer.zero_grad()  # without gradients nothing moves
+
+    def _gradients(self) -> list[Tensor]:
+        return [p.grad for p in self.parameters() if p.grad is not None]
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
