@@ -140,8 +140,7 @@ class DiTModule(LightningModule):
         of_all = len(x0) * self.trainer.world_size  # pictures of one forward pass of all processes
         first = batch * of_all + self.global_rank * len(x0)
         t, eps, drop = self.draw(first + torch.arange(len(x0), device=x0.device), of_all * accumulated, x0)
-        # A network that draws by itself does so by rank.
-        torch.manual_seed(step_seed(self.seed, self.global_rank, batch))
+        _seed(step_seed(self.seed, self.global_rank, batch), x0.device)
         losses = self.losses(x0, pictures.labels, t, eps, drop=drop, **conditions)  # [B]
         if batch % accumulated == 0:
             self.drawn = []
@@ -273,6 +272,14 @@ def _check_fit(network: DiT, facts: dict[str, Any], loss: Loss) -> None:
         raise ValueError(
             f"model.augment_dim must be {told}, as many numbers as data.augment tells of a picture, got {given}"
         )
+
+
+def _seed(seed: int, device: torch.device) -> None:
+    """For what a network draws by itself. torch.manual_seed would write down a stack trace for every kind of device
+    that is not there: milliseconds a step."""
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(seed)
 
 
 def step_seed(seed: int, rank: int, batch: int) -> int:
