@@ -76,7 +76,7 @@ def draw(network: nn.Module, labels: Tensor, steps: int, max_rows: int | None, i
 PATH = DiscreteVP.linear()
 
 
-class NoDecoder(nn.Module):
+class NoDecoder:
     """Stands where DiTPipeline has its autoencoder, and costs nothing: only the transformer is compared."""
 
     config = SimpleNamespace(scaling_factor=1.0)

@@ -22,9 +22,10 @@ class Table:
 
 
 def show(table: Table, console: Console) -> None:
-    drawn = RichTable(title=f"\n{table.title}", title_justify="left", title_style="bold", box=None, pad_edge=False)
-    for number, column in enumerate(table.columns):
-        drawn.add_column(column, justify="right" if number else "left", vertical="bottom", ratio=None)
+    console.print(f"\n{table.title}", style="bold", highlight=False)
+    drawn = RichTable(box=None, pad_edge=False)
+    for place, column in enumerate(table.columns):
+        drawn.add_column(column, justify="right" if place else "left")
     for row in table.rows:
         drawn.add_row(*row)
     console.print(drawn)
