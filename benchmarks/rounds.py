@@ -15,7 +15,7 @@ Arm = Callable[[], float]  # does one unit of work and returns its seconds
 
 @dataclass(frozen=True)
 class Turns:
-    """first: seconds of each arm's first unit, which compiles and fills caches; seconds: of each round after warm-up."""
+    """first: seconds of each arm's first unit, which compiles and fills caches; seconds: of each later round."""
 
     first: dict[str, float]
     seconds: dict[str, list[float]]

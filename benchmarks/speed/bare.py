@@ -42,7 +42,7 @@ class Stopwatch(Profiler):
 
 
 class AgainstBare(Callback):
-    """Writes to `out`, as JSON, the seconds a step of train.py and of the bare loop, block by block, after `warm_up` steps.
+    """Writes to `out`, as JSON, the seconds a step of train.py and of the bare loop, by blocks, after `warm_up` steps.
 
     A step of train.py is all that happens from the beginning of one batch to the beginning of the next.
     """

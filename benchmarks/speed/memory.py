@@ -54,7 +54,9 @@ def peak(name: str, batch: int, arm: str) -> float:
 
 def tables(result: dict[str, Any]) -> Iterator[Table]:
     rows = [[arm, f"{gib:.2f}"] for arm, gib in result["gib"].items()]
-    note = "Weights, gradients, both moments and activations: the process's peak less what it had before it built the network."
+    note = (
+        "Weights, gradients, moments and activations: the peak less what the process had before it built the network."
+    )
     yield Table(f"Memory of training, {label(result['model'])}, batch {result['batch']}", ["", "GiB"], rows, [note])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from functools import partial
 from types import SimpleNamespace
@@ -30,6 +29,9 @@ def measure(setting: Setting) -> dict[str, Any]:
 
 
 def of_model(name: str, setting: Setting) -> dict[str, Any]:
+    from diffusers.utils import logging as diffusers_logging
+
+    diffusers_logging.set_verbosity_error()  # it warns of modules to keep in float32, and lists none
     torch.compiler.reset()
     steps, batch = (2, 2) if setting.quick else (10, setting.pictures if setting.device == "cuda" else 4)
     labels = models.random_batch(name, batch, setting.device)[2]

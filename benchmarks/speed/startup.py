@@ -9,13 +9,14 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from lightning import Callback
+from lightning import Callback, Trainer
 
 from benchmarks.rounds import spread
 from benchmarks.speed.setting import Setting
-from benchmarks.speed.tables import Table, number
+from benchmarks.speed.tables import Table, number, quartiles
 
 ROOT = Path(__file__).parents[2]
 IMPORTS = "import train, time; print(time.time())"
@@ -30,7 +31,7 @@ SLOWEST = 8  # packages that are told
 
 
 class Stamp(Callback):
-    """Writes to `out` when callbacks were built, when the first batch began and when it ended, in seconds since 1970."""
+    """Writes to `out` when callbacks were built, when the first batch began and when it ended (seconds since 1970)."""
 
     def __init__(self, out: str):
         self.out, self.stamps = Path(out), {"built": time.time()}
@@ -38,17 +39,18 @@ class Stamp(Callback):
     def on_train_batch_start(self, *args: Any) -> None:
         self.stamps.setdefault("loaded", time.time())
 
-    def on_train_batch_end(self, *args: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
         self.stamps.setdefault("first step", time.time())
         self.out.write_text(json.dumps(self.stamps))
+        trainer.should_stop = True
 
 
 def measure(setting: Setting) -> dict[str, Any]:
-    """Each phase's end in seconds since the start of the process, in every round; and the packages slowest to import."""
+    """Each phase's end in seconds since the start of the process, by round; and the packages slowest to import."""
     rounds = 1 if setting.quick else setting.rounds
     setting.say(f"startup: {rounds} rounds")
-    warm = {} if setting.quick else once(setting)  # the first reads files from disk
-    del warm
+    if not setting.quick:
+        once(setting)  # the first reads files from disk
     found = [once(setting) for _ in range(rounds)]
     ends = {phase: [each[phase] for each in found] for phase in PHASES}
     return {"ends": ends, "packages": [] if setting.quick else slowest_packages()}
@@ -59,15 +61,14 @@ def once(setting: Setting) -> dict[str, float]:
     begun = time.time()
     imported = float(run("-c", IMPORTS).stdout)
     found = {"imports": imported - begun}
-    folder = setting.folder.resolve() / "startup"
-    out = folder / "stamps.json"
-    out.unlink(missing_ok=True)
-    stamp = ["+callbacks.speed._target_=benchmarks.speed.startup.Stamp", f"+callbacks.speed.out={out}"]
-    device = f"trainer.accelerator={'gpu' if setting.device == 'cuda' else 'cpu'}"
-    begun = time.time()
-    run("train.py", "experiment=digits", "trainer.max_steps=1", "resume=null", f"hydra.run.dir={folder}", device, *stamp)
-    found["composed"] = (folder / ".hydra" / "overrides.yaml").stat().st_mtime - begun
-    return found | {name: when - begun for name, when in json.loads(out.read_text()).items()}
+    with TemporaryDirectory() as folder:
+        out = Path(folder) / "stamps.json"
+        stamp = ["+callbacks.speed._target_=benchmarks.speed.startup.Stamp", f"+callbacks.speed.out={out}"]
+        device = f"trainer.accelerator={'gpu' if setting.device == 'cuda' else 'cpu'}"
+        begun = time.time()
+        run("train.py", "experiment=digits", f"hydra.run.dir={folder}", device, *stamp)
+        found["composed"] = (Path(folder) / ".hydra" / "overrides.yaml").stat().st_mtime - begun
+        return found | {name: when - begun for name, when in json.loads(out.read_text()).items()}
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -81,20 +82,21 @@ def slowest_packages() -> list[tuple[str, float]]:
     """Seconds of their own that the modules of each top package take to import, by Python's own clock."""
     seconds: dict[str, float] = defaultdict(float)
     for line in run("-X", "importtime", "-c", IMPORTS).stderr.splitlines():
-        own, _, name = (part.strip() for part in line.removeprefix("import time:").split("|")) if "|" in line else "", "", ""
-        if own.isdigit():
-            seconds[name.partition(".")[0]] += int(own) / 1e6
+        own, *_, name = line.removeprefix("import time:").split("|")
+        if own.strip().isdigit():
+            seconds[name.strip().partition(".")[0]] += int(own) / 1e6
     return sorted(seconds.items(), key=lambda item: -item[1])[:SLOWEST]
 
 
 def tables(result: dict[str, Any]) -> Iterator[Table]:
     rows, before = [], 0.0
-    for phase, meaning in PHASES.items():
+    for phase in PHASES:
         end = spread(result["ends"][phase])
-        rows.append([phase, number(end.median - before), number(end.median), f"{end.low:.1f} - {end.high:.1f}", meaning])
+        rows.append([phase, number(end.median - before), number(end.median), quartiles(end)])
         before = end.median
+    notes = ["; ".join(f"{phase}: {meaning}" for phase, meaning in PHASES.items()) + "."]
     title = "Start-up of train.py experiment=digits, seconds"
-    yield Table(title, ["phase", "takes", "ends at", "quartiles", ""], rows)
+    yield Table(title, ["phase", "takes", "ends at", "quartiles"], rows, notes)
     if result["packages"]:
         packages = [[name, f"{seconds:.2f}"] for name, seconds in result["packages"]]
         note = "The modules of a package without what they import themselves; the clock itself makes it slower."

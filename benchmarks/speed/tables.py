@@ -50,7 +50,7 @@ def times(ratio: Spread) -> str:
 
 
 def quartiles(ratio: Spread) -> str:
-    return f"{ratio.low:.2f} - {ratio.high:.2f}"
+    return f"{ratio.low:.2f}-{ratio.high:.2f}"
 
 
 def share(value: float) -> str:

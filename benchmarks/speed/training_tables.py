@@ -35,12 +35,13 @@ def arms(run: dict[str, Any], rates: dict[str, dict[str, float]]) -> Table:
         cells = [arm, number(run["batch"] / median), times(ratio), quartiles(ratio), share(mfu)]
         cells += [f"{run['first'][arm]:.1f}"] + ([f"{memory[arm]:.1f}"] if memory else [])
         rows.append((median, cells))
-    columns = ["", "images/s", "ratio", "quartiles", "MFU", "first step, s"] + (["GiB"] if memory else [])
+    columns = ["", "images/s", "ratio", "quartiles", "MFU", "first, s"] + (["GiB"] if memory else [])
     flops, parameters = run["flops"], run["parameters"]
     work = f"{run['tokens']} tokens, {flops['ours'] / 2e9:.2f} G multiply-adds a picture forward"
     note = (
         f"{work} (diffusers {flops['diffusers'] / 2e9:.2f}); {parameters['ours'] / 1e6:.1f} M parameters "
-        f"(diffusers {parameters['diffusers'] / 1e6:.1f}: it embeds time and label anew in every block)."
+        f"(diffusers {parameters['diffusers'] / 1e6:.1f}: it embeds time and label anew in every block). "
+        "first: the first step, which compiles."
     )
     title = f"Training step, {label(run['model'])}, batch {run['batch']}; ratio: images/s over {BASE}"
     return Table(title, columns, [cells for _, cells in sorted(rows, key=lambda row: row[0])], [note])

@@ -7,7 +7,6 @@ from contextlib import nullcontext
 from importlib.util import find_spec
 from typing import Any
 
-import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.rounds import Arm, speed_up, spread, take_turns, timed
