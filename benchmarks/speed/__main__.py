@@ -101,7 +101,7 @@ def run(options: argparse.Namespace) -> None:
         measure, make_tables = PARTS[part]
         started = time.monotonic()
         result = measure(setting)
-        stamp = {"date": str(date.today()), "command": said(), "seconds": round(time.monotonic() - started)}
+        stamp = {"date": str(date.today()), "command": said(), "took": round(time.monotonic() - started)}
         kept["parts"][part] = stamp | {"rounds": setting.rounds, "quick": setting.quick} | result
         file.write_text(json.dumps(kept, indent=1) + "\n")  # after each part: a later one may fail
         for table in make_tables(kept["parts"][part]):

@@ -67,7 +67,7 @@ def tables(result: dict[str, Any]) -> Iterator[Table]:
             f"steps the ratio of times is {times(ratio)} (quartiles {quartiles(ratio)}). Waiting for data takes "
             f"{share(run['waiting'] / run['watched'])} of the run.",
             "bare loop: the network, the path, the loss and fused AdamW on a batch that lies ready. train.py adds "
-            "Lightning, draws by picture number, clipping, the gradient norm, EMA, stability log, CSV log, progress and data.",
+            "Lightning, draws by picture number, clipping, the gradient norm, EMA, logs, progress and data.",
         ]
         compiled = ", compiled" if run["compiled"] else ""
         title = f"train.py beside a bare loop, {label(run['model'])}, batch {run['batch']}, bf16{compiled}"

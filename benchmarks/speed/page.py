@@ -14,8 +14,8 @@ HEAD = """# Speed
 
 Made by `python -m benchmarks.speed --write-docs`; what the columns mean is in
 [benchmarks/README.md](../benchmarks/README.md). Ours and diffusers' take turns in every round of one run, on the same
-pictures, at the same precision, with the same optimiser. A ratio is the median over the rounds of how many times as fast
-one is, and its quartiles stand beside it. Compare ratios between machines, not seconds.
+pictures, at the same precision, with the same optimiser. A ratio is the median over the rounds of how many times as
+fast one is, and its quartiles stand beside it. Compare ratios between machines, not seconds.
 """
 NO_GPU = "The part for GPUs (`--device cuda`) is written and has never run: no GPU was at hand.\n"
 
@@ -57,7 +57,7 @@ def section(kept: dict[str, Any]) -> str:
             continue
         result = kept["parts"][part]
         quick = " **A trial of the tool with a tiny model; the figures mean nothing.**" if result["quick"] else ""
-        minutes = max(1, round(result["seconds"] / 60))
+        minutes = max(1, round(result["took"] / 60))
         lines.append(f"`{result['command']}`, {result['date']}, part {part}: {minutes} min.{quick}\n")
         lines += [markdown(table) + "\n" for table in tables(result)]
     return "\n".join(lines)
