@@ -30,6 +30,7 @@ def measure(setting: Setting) -> dict[str, Any]:
 
 def of_model(name: str, setting: Setting) -> dict[str, Any]:
     torch.compiler.reset()  # what is compiled for one shape must not make the next one a variable
+    gc.collect()  # and what it held on to is free
     pair = {"ours": models.ours(name), "diffusers": models.diffusers(name)}
     pair = {who: network.to(setting.device) for who, network in pair.items()}
     work = {who: models.forward_flops(network.eval(), name) for who, network in pair.items()}
@@ -50,8 +51,6 @@ def of_model(name: str, setting: Setting) -> dict[str, Any]:
         check_finite(network)
     if setting.device == "cuda":
         found["memory_gib"] = {arm: memory(step, pair[arm.split(",")[0]]) for arm, step in steps.items()}
-    del steps, clocks, moments, pair
-    gc.collect()
     return {**found, "batch": batch, "first": turns.first, "seconds": turns.seconds}
 
 
