@@ -45,7 +45,9 @@ def of_model(name: str, setting: Setting) -> dict[str, Any]:
         found["memory_by_batch"] = memory_by_batch(name, pair, moments)
         batch = max(map(int, found["memory_by_batch"]))
     steps = {arm: make() for arm, make in arms(name, pair, moments, batch, setting).items()}
-    setting.say(f"training {name}, batch {batch}: {len(steps)} arms, {setting.rounds} rounds{COMPILES * (not setting.quick)}")
+    setting.say(
+        f"training {name}, batch {batch}: {len(steps)} arms, {setting.rounds} rounds{COMPILES * (not setting.quick)}"
+    )
     clocks: dict[str, Arm] = {arm: timed(step, waiting(setting.device)) for arm, step in steps.items()}
     turns = take_turns(clocks, setting.rounds, warm_up=2)
     for network in pair.values():
