@@ -7,7 +7,7 @@ PARITY := .venv-parity
 DEMO := outputs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-parity faults lint format clean
+.PHONY: help install demo test test-all test-parity faults bench lint format clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -38,6 +38,9 @@ test-all: $(STAMP) lint  ## the slow tests and the fault campaign as well
 
 faults: $(STAMP)  ## runs that are killed, starved and damaged must end as if nothing had happened (about 10 minutes on 2 cores)
 	$(BIN)/python -m tests.faults
+
+bench: $(STAMP)  ## speed beside diffusers, on the CPU, one thing at a time: benchmarks/README.md (about 25 minutes on 2 cores)
+	$(BIN)/python -m benchmarks.speed
 
 test-parity: $(STAMP)  ## agreement with k-diffusion, in an environment of its own
 	@$(PYTHON) -m venv $(PARITY)

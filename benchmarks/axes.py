@@ -21,7 +21,8 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 
-from benchmarks.train_step import one_step
+from benchmarks.rounds import speed_up, spread, take_turns, timed
+from benchmarks.speed.step import training_step
 from data import codec_from_spec, real_of_split
 from dit.checkpoint import load
 from dit.evaluation import Reference, classifier_of, extract
@@ -145,20 +146,14 @@ def speed(rounds: int = 40, batch: int = 64) -> dict[str, dict[str, float]]:
     steps = {}
     for name, changes in ARMS.items():
         torch.manual_seed(0)
-        steps[name] = one_step(DiT(**presets()["dit_digits"] | changes), torch.randn(batch, 1, 8, 8))
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for number in range(rounds + 3):
-        for name, step in steps.items():
-            begun = time.perf_counter()
-            step()
-            if number >= 3:
-                seconds[name].append(time.perf_counter() - begun)
+        network, x = DiT(**presets()["dit_digits"] | changes), torch.randn(batch, 1, 8, 8)
+        pictures = x, torch.randint(999, (batch,)), torch.arange(batch) % 10
+        optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
+        steps[name] = timed(training_step(network, optimizer, pictures, "fp32"))
+    seconds = take_turns(steps, rounds, warm_up=3).seconds
     base = next(iter(seconds.values()))
     return {
-        name: {
-            "images_per_second": batch / statistics.median(times),
-            "ratio": statistics.median(b / t for t, b in zip(times, base, strict=True)),
-        }
+        name: {"images_per_second": batch / spread(times).median, "ratio": speed_up(times, base).median}
         for name, times in seconds.items()
     }
 

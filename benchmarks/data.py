@@ -9,10 +9,10 @@ drifts favours none; what workers made while they were not watched is not counte
 from __future__ import annotations
 
 import argparse
-import statistics
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import CIFAR10, ImageFolder
 
+from benchmarks.rounds import speed_up, spread, take_turns
 from data import Folder, Karras, Latents, Pictures, Synthetic
 from data.latents import manifest
 from data.latents.encode import finish
@@ -134,25 +135,25 @@ def _endless(dataset, workers: int) -> Iterator[torch.Tensor]:
 
 def show(loaders: dict[str, Iterator[torch.Tensor]], rounds: int, base: str) -> None:
     """Each is watched for about a second a round, and 8 batches at least."""
-    rates: dict[str, list[float]] = {name: [] for name in loaders}
     batches = dict.fromkeys(loaders, 8)
-    for number in range(rounds + 1):
-        for name, batch in loaders.items():
-            for _ in islice(batch, 5):  # 2 batches a worker wait, and one is being made
-                pass
-            begun = time.perf_counter()
-            shapes = {tuple(images.shape) for images in islice(batch, batches[name])}
-            assert len(shapes) == 1
-            rate = batches[name] * BATCH / (time.perf_counter() - begun)
-            time.sleep(5 * BATCH / rate)  # its workers fill their queues, and do not disturb the next
-            if number:
-                rates[name].append(rate)
-            else:  # the first round starts workers
-                batches[name] = max(8, round(rate / BATCH))
+
+    def watch(name: str) -> float:
+        """Seconds a batch."""
+        for _ in islice(loaders[name], 5):  # 2 batches a worker wait, and one is being made
+            pass
+        begun = time.perf_counter()
+        shapes = {tuple(images.shape) for images in islice(loaders[name], batches[name])}
+        assert len(shapes) == 1
+        seconds = (time.perf_counter() - begun) / batches[name]
+        time.sleep(5 * seconds)  # its workers fill their queues, and do not disturb the next
+        batches[name] = max(8, round(1 / seconds))
+        return seconds
+
+    turns = take_turns({name: partial(watch, name) for name in loaders}, rounds)  # the first round starts workers
     print(f"{'':<46}{'images/s':>10}{'ratio':>8}")
-    for name, mine in rates.items():
-        ratio = statistics.median(rate / b for rate, b in zip(mine, rates[base], strict=True))
-        print(f"{name:<46}{statistics.median(mine):>10,.0f}{ratio:>8.2f}")
+    for name, mine in turns.seconds.items():
+        ratio = speed_up(mine, turns.seconds[base]).median
+        print(f"{name:<46}{BATCH / spread(mine).median:>10,.0f}{ratio:>8.2f}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,79 @@
+"""THE LOOP: a step of `python train.py` beside a bare loop on the same model, in one process, block by block."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from benchmarks.rounds import speed_up, spread
+from benchmarks.speed import models
+from benchmarks.speed.setting import Setting
+from benchmarks.speed.tables import Table, label, number, quartiles, share, times
+
+ROOT = Path(__file__).parents[2]
+LOGGED = 50  # steps: trainer.log_every_n_steps as it is by default; as many are measured, or a multiple
+BLOCK, WARM_UP = 5, 10  # steps
+
+
+def measure(setting: Setting) -> dict[str, Any]:
+    """The first model in bf16 and, unless quick, compiled: what the trainer does by default on a GPU, asked for."""
+    name, steps = setting.models[0], 10 if setting.quick else LOGGED
+    size = models.arguments(name)
+    keys = ("patch_size", "hidden_size", "depth", "num_heads")
+    command = [
+        *("train.py", "data=synthetic"),
+        *(f"data.{key}={size[key]}" for key in ("image_size", "channels", "num_classes")),
+        *(f"model.{key}={size[key]}" for key in keys),
+        *(f"data.batch_size={setting.pictures}", "data.pictures=2048", "scheduler.warmup=1"),
+        *(f"trainer.max_steps={WARM_UP + steps + 1}", f"trainer.accelerator={ACCELERATOR[setting.device]}"),
+        *("trainer.precision=bf16-mixed", f"compile={'null' if setting.quick else 'inductor'}"),
+    ]
+    setting.say(f"loop {name}, batch {setting.pictures}: {steps} steps of train.py and as many bare ones")
+    told = {"model": name, "batch": setting.pictures, "steps": steps, "compiled": not setting.quick}
+    return {"runs": [told | watched(command)]}
+
+
+def watched(command: list[str]) -> dict[str, Any]:
+    """What `AgainstBare` has seen of this run of train.py, in a folder that is left to nobody."""
+    with TemporaryDirectory() as folder:
+        out = Path(folder) / "loop.json"
+        watch = {"_target_": "benchmarks.speed.bare.AgainstBare", "out": out, "block": BLOCK, "warm_up": WARM_UP}
+        extra = [f"hydra.run.dir={folder}", *(f"+callbacks.speed.{key}={value}" for key, value in watch.items())]
+        done = subprocess.run([sys.executable, *command, *extra], cwd=ROOT, capture_output=True, text=True)
+        if done.returncode or not out.exists():
+            raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
+        return {"overrides": command[1:], **json.loads(out.read_text())}
+
+
+ACCELERATOR = {"cpu": "cpu", "cuda": "gpu"}
+
+
+def tables(result: dict[str, Any]) -> Iterator[Table]:
+    for run in result["runs"]:
+        bare, whole = (run["seconds"][way] for way in ("bare", "train.py"))
+        ratio = speed_up(bare, whole)  # of times: how much longer train.py takes
+        rows = [
+            [way, number(spread(seconds).median * 1e3), number(run["batch"] / spread(seconds).median)]
+            for way, seconds in (("bare loop", bare), ("train.py", whole))
+        ]
+        added = sum(whole) / sum(bare) - 1
+        notes = [
+            f"train.py takes {added:+.1%} over the bare loop, all {run['steps']} steps together; by blocks of {BLOCK} "
+            f"steps the ratio of times is {times(ratio)} (quartiles {quartiles(ratio)}). Waiting for data takes "
+            f"{share(run['waiting'] / run['watched'])} of the run.",
+            "bare loop: the network, the path, the loss and fused AdamW on a batch that lies ready. train.py adds "
+            "Lightning, draws by picture number, clipping, the gradient norm, EMA, logs, progress and data.",
+        ]
+        compiled = ", compiled" if run["compiled"] else ""
+        title = f"train.py beside a bare loop, {label(run['model'])}, batch {run['batch']}, bf16{compiled}"
+        yield Table(title, ["", "ms a step", "images/s"], rows, notes)
+        hooks = [
+            [name, number(1e3 * seconds), share(seconds * run["steps"] / run["watched"])]
+            for name, seconds in run["hooks"]
+        ]
+        yield Table("Where Lightning's time goes besides forward and backward", ["hook", "ms a step", "share"], hooks)

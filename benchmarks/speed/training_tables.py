@@ -1,0 +1,80 @@
+"""The training step's figures as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from benchmarks.rounds import speed_up, spread
+from benchmarks.speed.machine import highest
+from benchmarks.speed.tables import Table, against, label, number, quartiles, share, times
+from benchmarks.speed.training import BASE
+
+
+def tables(result: dict[str, Any]) -> Iterator[Table]:
+    for run in result["runs"]:
+        yield arms(run, result["ceiling"])
+        yield verdict(run)
+        if "memory_by_batch" in run:
+            yield by_batch(run)
+    yield ceilings(result["ceiling"])
+
+
+def precision_of(arm: str) -> str:
+    return arm.split(", ")[1]
+
+
+def arms(run: dict[str, Any], rates: dict[str, dict[str, float]]) -> Table:
+    """Fastest first. MFU counts a forward pass and twice that for the gradients."""
+    memory = run.get("memory_gib", {})
+    rows = []
+    for arm, seconds in run["seconds"].items():
+        median = spread(seconds).median
+        mfu = 3 * run["flops"]["ours"] * run["batch"] / median / highest(rates, precision_of(arm))
+        ratio = speed_up(seconds, run["seconds"][BASE])
+        cells = [arm, number(run["batch"] / median), times(ratio), quartiles(ratio), share(mfu)]
+        cells += [f"{run['first'][arm]:.1f}"] + ([f"{memory[arm]:.1f}"] if memory else [])
+        rows.append((median, cells))
+    columns = ["", "images/s", "ratio", "quartiles", "MFU", "first, s"] + (["GiB"] if memory else [])
+    flops, parameters = run["flops"], run["parameters"]
+    work = f"{run['tokens']} tokens, {flops['ours'] / 2e9:.2f} G multiply-adds a picture forward"
+    note = (
+        f"{work} (diffusers {flops['diffusers'] / 2e9:.2f}); {parameters['ours'] / 1e6:.1f} M parameters "
+        f"(diffusers {parameters['diffusers'] / 1e6:.1f}: it embeds time and label anew in every block). "
+        "first: the first step, which compiles."
+    )
+    title = f"Training step, {label(run['model'])}, batch {run['batch']}; ratio: images/s over {BASE}"
+    return Table(title, columns, [cells for _, cells in sorted(rows, key=lambda row: row[0])], [note])
+
+
+def verdict(run: dict[str, Any]) -> Table:
+    """Like with like, and the fastest of ours over the base."""
+    seconds = run["seconds"]
+    fastest = min((arm for arm in seconds if arm.startswith("ours")), key=lambda arm: spread(seconds[arm]).median)
+    return against(f"Ours over diffusers, {label(run['model'])}", seconds, [*COMPARED, (fastest, [BASE])])
+
+
+def _peers(precision: str) -> list[str]:
+    return [f"diffusers, {precision}, compiled {how}" for how in ("by block", "whole")]
+
+
+COMPARED = [
+    ("ours, fp32", [BASE]),
+    ("ours, bf16", ["diffusers, bf16"]),
+    ("ours, fp32, compiled", _peers("fp32")),
+    ("ours, bf16, compiled", _peers("bf16")),
+]
+
+
+def by_batch(run: dict[str, Any]) -> Table:
+    found = run["memory_by_batch"]
+    columns = ["batch", *next(iter(found.values()))]
+    rows = [[batch, *(f"{gib:.1f}" for gib in arms.values())] for batch, arms in found.items()]
+    return Table(f"GiB against batch, eager, {label(run['model'])}", columns, rows)
+
+
+def ceilings(rates: dict[str, dict[str, float]]) -> Table:
+    shapes = list(rates["fp32"])
+    rows = [[shape, *(f"{rates[precision][shape] / 1e9:,.0f}" for precision in rates)] for shape in shapes]
+    note = "The largest of a column is the ceiling that MFU is a share of."
+    return Table("Matrix products, GFLOP/s", ["M x K x N", *rates], rows, [note])
