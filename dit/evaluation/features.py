@@ -130,5 +130,5 @@ def digest_of(network: nn.Module) -> str:
     """The weights' own name: 12 digits of the SHA-256 of all parameters and buffers."""
     content = hashlib.sha256()
     for tensor in network.state_dict().values():
-        content.update(tensor.cpu().contiguous().numpy().tobytes())
+        content.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())  # NumPy has no bfloat16
     return content.hexdigest()[:12]

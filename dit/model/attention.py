@@ -15,9 +15,23 @@ from dit.model.norm import make_norm
 from dit.model.position import Rotation, rotate
 from dit.model.precision import no_autocast
 
+# On a CPU a compiled backward pass through plain products is twice as fast as SDPA's in bfloat16. At 1,024 tokens it is
+# not, and the probabilities, which it keeps, are many.
+_PLAIN_UP_TO = 512
+
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    on_cpu = q.device.type == "cpu" and v.dtype is torch.bfloat16
+    if on_cpu and k.shape[-2] <= _PLAIN_UP_TO and torch.compiler.is_compiling():
+        return _plain(q, k, v)
     return scaled_dot_product_attention(q, k, v, enable_gqa=q.shape[1] != k.shape[1])
+
+
+def _plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """In the dtype of v but for the softmax, which is in float32."""
+    k, v = _one_per_query_head(q, k, v)
+    scores = (q * q.shape[-1] ** -0.5).to(v.dtype) @ k.to(v.dtype).transpose(-2, -1)  # [B, H, N, M]
+    return scores.float().softmax(dim=-1).to(v.dtype) @ v  # [B, H, N, D]
 
 
 def _reference(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

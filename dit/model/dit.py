@@ -136,8 +136,10 @@ class DiT(nn.Module):
 
     def compile_blocks(self, backend: str) -> None:
         """torch.compile of every block, in place: names stay, and blocks of one shape share what is compiled."""
+        # On a CPU the tanh of every GELU takes half the time as exponentials.
+        options: dict[str, Any] | None = {"cpp.use_decompose_tanh": True} if backend == "inductor" else None
         for block in self.blocks:
-            block.compile(backend=backend, fullgraph=True)
+            block.compile(backend=backend, fullgraph=True, options=options)
 
     @property
     def null_label(self) -> int:

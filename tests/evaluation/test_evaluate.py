@@ -180,6 +180,18 @@ def test_a_checkpoint_is_scored_in_a_row_a_scale(evaluate, checkpoint, tmp_path)
     ]
 
 
+def test_samples_of_bfloat16_and_of_compiled_blocks_are_others(evaluate, checkpoint):
+    names = ["scores=[frechet]", "images=30", "steps=2"]
+    plain, cast, compiled = (
+        evaluate(f"checkpoint={checkpoint}", *names, *more)[1]
+        for more in ([], ["precision=bf16-true"], ["compile=aot_eager"])
+    )
+    assert cast["protocol"]["weights"] == f"{plain['protocol']['weights']} in bfloat16"
+    values = [found["rows"][-1]["scores"]["frechet"]["value"] for found in (plain, cast, compiled)]
+    assert values[1] != values[0]  # not read from the cache of the others
+    assert values == pytest.approx([values[0]] * 3, rel=0.02)
+
+
 @pytest.mark.parametrize("width", [50, 80, 100, 160])
 def test_no_number_is_cut_where_the_terminal_is_narrow(width):
     scores = dict.fromkeys(SCORES, Estimate(123.456789, 100.0, 150.0))

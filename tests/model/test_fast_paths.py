@@ -1,0 +1,87 @@
+"""Ways to compute the same faster: their outputs and gradients are those of the plain way."""
+
+import pytest
+import torch
+
+from dit.model import DiT, attention
+from dit.model.attention import attend
+
+
+def relative(a, b):
+    return float((a.double() - b.double()).norm() / b.double().norm())
+
+
+def attended(compute, dtype=torch.float32, tokens=16, kv_heads=4):
+    """Output and gradients of q, k and v, of the same draws whatever the dtype."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = [(2, heads, tokens, 8) for heads in (4, kv_heads, kv_heads, 4)]
+    q, k, v, weight = (torch.randn(size, generator=generator).to(dtype) for size in sizes)
+    inputs = [each.requires_grad_() for each in (q, k, v)]
+    output = compute(*inputs)
+    return [output.detach(), *torch.autograd.grad(output, inputs, weight)]
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2, 1])
+def test_plain_attention_is_sdpa_in_float32(kv_heads):
+    for a, b in zip(
+        attended(attention._plain, kv_heads=kv_heads), attended(attention._sdpa, kv_heads=kv_heads), strict=True
+    ):
+        assert relative(a, b) < 1e-5
+
+
+def test_plain_attention_is_at_most_twice_as_far_from_float32_as_sdpa_in_bfloat16():
+    exact = attended(lambda *qkv: attend(*qkv, "reference"), torch.bfloat16)
+    plain, sdpa = attended(attention._plain, torch.bfloat16), attended(attention._sdpa, torch.bfloat16)
+    for mine, theirs, wanted in zip(plain, sdpa, exact, strict=True):
+        assert mine.dtype is torch.bfloat16
+        assert relative(mine, wanted) < 2 * relative(theirs, wanted)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "dtype", "plain"),
+    [(512, torch.bfloat16, True), (513, torch.bfloat16, False), (16, torch.float32, False)],
+)
+def test_plain_attention_is_for_short_compiled_bfloat16_alone(tokens, dtype, plain):
+    heads = torch.zeros(3, 1, 1, tokens, 8, dtype=dtype)
+    names = []
+
+    def backend(graph, _):
+        names.extend(str(node.target) for node in graph.graph.nodes)
+        return graph.forward
+
+    torch.compile(lambda q, k, v: attend(q, k, v), backend=backend, fullgraph=True)(*heads)
+    assert any("scaled_dot_product" in name for name in names) is not plain
+    assert any("softmax" in name for name in names) is plain
+
+
+def trained(axes, compiled, precision):
+    """Output and gradients of a network without zeros, which would hide what they multiply."""
+    torch.manual_seed(0)
+    network = DiT(8, 3, 5, 2, 32, 2, 4, **axes)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    if compiled:
+        network.compile_blocks("aot_eager")
+    x, time, labels = torch.randn(4, 3, 8, 8), torch.rand(4) * 999, torch.arange(4)
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+        output = network(x, time, labels, drop=torch.zeros(4, dtype=torch.bool))
+    output.float().square().mean().backward()
+    return [output.detach(), *(parameter.grad for parameter in network.parameters())]
+
+
+AXES = [{}, {"norm": "rmsnorm", "mlp": "swiglu", "position": "sincos_rope", "qk_norm": True, "num_kv_heads": 2}]
+
+
+@pytest.mark.parametrize("axes", AXES, ids=["dit", "lightningdit"])
+def test_compiled_blocks_are_eager_ones_in_float32(axes):
+    for compiled, eager in zip(*(trained(axes, way, "float32") for way in (True, False)), strict=True):
+        assert relative(compiled, eager) < 1e-5
+
+
+@pytest.mark.parametrize("axes", AXES, ids=["dit", "lightningdit"])
+def test_compiled_blocks_are_as_far_from_float32_as_eager_ones_in_bfloat16(axes):
+    exact = trained(axes, False, "float32")
+    compiled, eager = (trained(axes, way, "bfloat16") for way in (True, False))
+    for mine, theirs, wanted in zip(compiled, eager, exact, strict=True):
+        assert relative(mine, wanted) < 1.25 * relative(theirs, wanted)
+    assert relative(compiled[0], exact[0]) < 0.01
