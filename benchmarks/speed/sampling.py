@@ -139,4 +139,5 @@ COMPARED = [
     ("ours, fp32, batched", [BASE]),
     ("ours, bf16, batched", ["diffusers, bf16"]),
     ("ours, bf16, compiled, batched", ["diffusers, bf16, compiled by block", "diffusers, bf16, compiled whole"]),
+    ("ours, bf16, compiled, batched", ["diffusers, bf16"]),  # DiTPipeline as it comes
 ]
