@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.rounds import speed_up, spread, take_turns
 from benchmarks.speed import __main__ as speed
-from benchmarks.speed import models, page, sampling
+from benchmarks.speed import models, page, sampling, shares
 from benchmarks.speed.step import Moments, training_step
 
 
@@ -79,19 +79,30 @@ def test_both_samplers_ask_their_network_equally_often():
     assert apart == {"calls": 6, "rows": 6.0}
 
 
+def test_one_product_for_all_modulations_gives_the_same():
+    network = models.ours("tiny").eval().to(torch.bfloat16)
+    for block in network.blocks:
+        torch.nn.init.normal_(block.modulation.linear.bias)
+    with torch.inference_mode():
+        arms = shares.of_forward(network, "tiny", 3)
+        apart, together = (arms[f"modulations, {how}"]() for how in ("block by block", "one product"))
+    apart = torch.cat([vector[:, 0] for block in apart for vector in block], dim=1)
+    torch.testing.assert_close(torch.cat(together, dim=1), apart)
+
+
 def test_the_command_measures_keeps_and_shows(tmp_path, capsys, monkeypatch):
     """End to end: figures are kept, parts are merged, and the page holds the same numbers."""
     out = ["--quick", "--out", str(tmp_path)]
     speed.main([*out, "--parts", "training"])
-    speed.main([*out, "--parts", "scaling"])
+    speed.main([*out, "--parts", "scaling,shares"])
     shown = capsys.readouterr().out
     kept = json.loads((tmp_path / "cpu.json").read_text())
-    assert list(kept["parts"]) == ["training", "scaling"]
+    assert list(kept["parts"]) == ["training", "shares", "scaling"]
     run = kept["parts"]["training"]["runs"][0]
     arms = ["diffusers, fp32", "ours, fp32", "diffusers, bf16", "ours, bf16", "diffusers, bf16, default AdamW"]
     assert sorted(run["seconds"]) == sorted(run["first"]) == sorted(arms)
     assert {len(seconds) for seconds in run["seconds"].values()} == {2}
-    assert all(arm in shown for arm in arms)
+    assert all(arm in shown for arm in (*arms, "modulations, one product", "norm of the gradients"))
 
     run["seconds"] = {arm: [2.0, 2.0] for arm in arms} | {"ours, bf16": [0.5, 0.5]}
     file, where = tmp_path / "cpu.json", tmp_path / "page.md"

@@ -25,6 +25,7 @@ from benchmarks.speed import (
     page,
     sampling,
     scaling,
+    shares,
     startup,
     tables,
     trace,
@@ -41,6 +42,7 @@ PARTS = {
     "startup": (startup.measure, startup.tables),
     "memory": (memory.measure, memory.tables),
     "ways": (ways.measure, ways.tables),
+    "shares": (shares.measure, shares.tables),
     "scaling": (scaling.measure, scaling.tables),
 }
 MODELS = {"cpu": "s2,b4,xl8", "cuda": "s2,b2,l2,xl2"}
