@@ -195,6 +195,12 @@ def test_a_heat_map_holds_the_means_of_the_table(plain):
     assert (figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()) == ("model.class_dropout", "diffusion")
 
 
+def test_what_is_the_same_everywhere_is_no_map(tmp_path):
+    """Such as no spikes in any trial."""
+    folder = sweep(tmp_path / "sweep", CHOICES[:3] + CHOICES[-3:], lambda choice: [0.5, 0.4])
+    assert heat_map(trained(read_sweep(folder)), "val/loss") is None
+
+
 def test_curves_are_means_with_a_band_from_the_lowest_to_the_highest_seed(plain):
     figure = curves(trained(read_sweep(plain)), "val/loss")
     assert [panel.get_title() for panel in figure.axes] == ["class_dropout = 0.1", "class_dropout = 0.5"]
@@ -204,6 +210,17 @@ def test_curves_are_means_with_a_band_from_the_lowest_to_the_highest_seed(plain)
     assert list(line.get_ydata()) == pytest.approx([fmean(values) for values in zip(*seeds, strict=True)])
     heights = band.get_paths()[0].vertices[:, 1]
     assert (heights.min(), heights.max()) == pytest.approx((min(map(min, seeds)), max(map(max, seeds))))
+
+
+def test_why_a_curve_ended_is_said_inside_the_panel(tmp_path):
+    losses = {"a": [0.9, 0.5, 0.4], "b": [0.8], "c": [0.7, 0.6, 0.5]}
+    states = {1: "failed", 2: "failed"}
+    folder = sweep(tmp_path / "s", product(diffusion=list(losses)), lambda c: losses[c["diffusion"]], state=states)
+    notes = curves(trained(read_sweep(folder)), "val/loss").axes[0].texts
+    assert [(note.xy[0], note.get_ha(), note.get_text()) for note in notes] == [
+        (100, "left", "failed"),
+        (300, "right", "failed"),
+    ]
 
 
 def test_a_failed_trial_is_named_and_its_numbers_do_not_count(tmp_path):

@@ -25,12 +25,13 @@ def is_filled(measured: Measured) -> bool:
 def heat_map(measured: Measured, metric: str) -> Figure | None:
     """Mean over seeds, ± their standard deviation, by the first two keys; at most 12 maps.
 
-    None where there is nothing to show. Bright is good, a frame marks the best.
+    None where there is nothing to show, or the same everywhere. Bright is good, a frame marks the best.
     """
     (down, across), others = list(measured.keys)[:2], list(measured.keys)[2:]
     names, points = Names.of(measured), measured.points
     stats = [stat for point in points if (stat := point.stat(metric)) and stat.count]
-    if not stats:
+    means = [stat.mean for stat in stats]
+    if not stats or (len(set(means)) == 1 < len(means) and not any(stat.diverged for stat in stats)):
         return None
     rows, columns = measured.keys[down], measured.keys[across]
     chosen = {_picked(point, others) for point in points}
@@ -39,7 +40,6 @@ def heat_map(measured: Measured, metric: str) -> Figure | None:
     figure, panels, turned = _canvas(
         len(facets), rows, labels, names.values[down], spread=any(s.count > 1 for s in stats)
     )
-    means = [stat.mean for stat in stats]
     norm = LogNorm(min(means), max(means)) if spans_decades(means) else Normalize(min(means), max(means))
     image = None
     flat: list[Axes] = list(panels.flat)

@@ -55,10 +55,11 @@ def in_panels(
     )
     bare: dict[str, Any] = ({} if dots else {"marker": ""}) | ({} if joined else {"linestyle": ""})
     styles = {entry: look | bare for entry, look in zip(entries, looks(entries), strict=True)}
+    middle = sum(extreme(x for line in lines for x in line.x) for extreme in (min, max)) / 2
     for line in lines:
         y = high.index(line.choice[rows[0]]) if rows else 0
         x = wide.index(line.choice[columns[0]]) if columns else 0
-        _draw(grid[y][x], line, styles[tuple(line.choice[key] for key in colour)], joined)
+        _draw(grid[y][x], line, styles[tuple(line.choice[key] for key in colour)], joined, middle)
 
     places = [(dict.fromkeys(rows, row) | dict.fromkeys(columns, column)) for row in high for column in wide]
     titles = [names.equal(here, (*columns, *rows)) for here in places]
@@ -86,7 +87,8 @@ def in_panels(
     return figure, list(grid.flat)
 
 
-def _draw(panel: Axes, line: Line, look: dict[str, Any], joined: bool) -> None:
+def _draw(panel: Axes, line: Line, look: dict[str, Any], joined: bool, middle: float) -> None:
+    """middle: of the axis; where a line ended is said towards it."""
     panel.add_line(Line2D(line.x, line.mean, markeredgecolor="white", markeredgewidth=0.5, **look))
     if any(low < high for low, high in zip(line.low, line.high, strict=True)):
         if joined and len(line.x) > 1:
@@ -96,7 +98,8 @@ def _draw(panel: Axes, line: Line, look: dict[str, Any], joined: bool) -> None:
     if line.ended:
         x, y, why = line.ended
         panel.plot(x, y, "x", color=look["color"], markersize=7, markeredgewidth=1.8)
-        note = panel.annotate(why, (x, y), (-6, 5), textcoords="offset points", ha="right", fontsize=7, color="0.25")
+        aside, side = (-6, "right") if x > middle else (6, "left")
+        note = panel.annotate(why, (x, y), (aside, 5), textcoords="offset points", ha=side, fontsize=7, color="0.25")
         note.set_in_layout(False)
     panel.autoscale_view()
 

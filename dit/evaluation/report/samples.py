@@ -51,7 +51,8 @@ def _sheet(
     down, across = keys[:2]
     shape = max(picture.shape[0] / picture.shape[1] for picture in pictures.values())
     width = min(_CELL, _WIDTH / len(columns), _HEIGHT / len(rows) / shape)
-    figure = Figure(figsize=(len(columns) * (width + 0.08) + 0.6, len(rows) * (width * shape + 0.08) + 0.6))
+    label = 0.075 * max(map(len, names.values[down].values())) if down else 0.0
+    figure = Figure(figsize=(len(columns) * (width + 0.08) + label + 0.6, len(rows) * (width * shape + 0.08) + 0.6))
     figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
     grid = figure.subplots(len(rows), len(columns), squeeze=False)
     apart = len(set(steps.values())) > 1
@@ -69,7 +70,7 @@ def _sheet(
         if y == 0 and across:
             panel.set_title(names.values[across][column])
         if x == 0 and down:
-            panel.set_ylabel(names.values[down][row], fontsize=8.5)
+            panel.set_ylabel(names.values[down][row], fontsize=8.5, rotation=0, ha="right", va="center")
     if across:
         figure.suptitle(across, fontsize=8.5)
     if down:
