@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from dit.evaluation.report.points import Measured, Point, higher, text, title
-from dit.evaluation.report.style import FEW, Names, spans_decades
+from dit.evaluation.report.style import FEW, Names, plain_decades, spans_decades
 
 
 def is_filled(measured: Measured) -> bool:
@@ -69,6 +69,8 @@ def heat_map(measured: Measured, metric: str) -> Figure | None:
         figure.supxlabel(across, fontsize="medium")
         figure.supylabel(down, fontsize="medium")
     bar = figure.colorbar(image, ax=panels, fraction=0.05, pad=0.02, label=title(metric))
+    if isinstance(norm, LogNorm):
+        plain_decades(bar.ax.yaxis)
     bar.outline.set_visible(False)  # type: ignore[union-attr]
     return figure
 

@@ -9,10 +9,10 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 
 from dit.evaluation.report.points import Measured
-from dit.evaluation.report.style import FEW, Names, looks, spans_decades
+from dit.evaluation.report.style import FEW, Names, looks, plain_decades, spans_decades
 
 _MANY = 24  # lines of one legend
 
@@ -108,8 +108,6 @@ def _spread(panels: Sequence[Axes], lines: Sequence[Line]) -> None:
     """Values that span decades on a logarithmic axis."""
     if spans_decades([value for line in lines for value in line.low]):
         panels[0].set_yscale("log")
-        panels[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        panels[0].yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        panels[0].yaxis.set_minor_formatter(NullFormatter())
+        plain_decades(panels[0].yaxis)
     else:
         panels[0].yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))

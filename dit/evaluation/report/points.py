@@ -115,10 +115,10 @@ class Measured:
         return [Point(rows[0].choice, rows) for rows in groups.values()]
 
     def best(self, metric: str) -> float | None:
-        """The best mean of all points."""
+        """The best mean of all points; None where nothing tells them apart."""
         means = [s.mean for point in self.points if (s := point.stat(metric)) and not math.isnan(s.mean)]
         up = higher(metric)
-        return None if up is None or len(means) < 2 else (max if up else min)(means)
+        return None if up is None or len(set(means)) < 2 else (max if up else min)(means)
 
 
 def trained(sweep: Sweep) -> Measured:

@@ -10,6 +10,8 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axis import Axis
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from dit.evaluation.report.points import Measured, higher, short_keys, short_values, title
 from dit.evaluation.report.read import number
@@ -62,6 +64,13 @@ class Names:
 
 def spans_decades(values: Sequence[float]) -> bool:
     return bool(values) and min(values) > 0 and max(values) >= 10 * min(values)
+
+
+def plain_decades(axis: Axis) -> None:
+    """Marks a logarithmic axis at 1, 2, 5, 10, 20, ..."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def wanted(metric: str) -> str:
