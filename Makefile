@@ -39,7 +39,7 @@ test-all: $(STAMP) lint  ## the slow tests and the fault campaign as well
 faults: $(STAMP)  ## runs that are killed, starved and damaged must end as if nothing had happened (about 10 minutes on 2 cores)
 	$(BIN)/python -m tests.faults
 
-bench: $(STAMP)  ## speed beside diffusers, on the CPU, one thing at a time: benchmarks/README.md (about 25 minutes on 2 cores)
+bench: $(STAMP)  ## speed beside diffusers, on the CPU, one thing at a time: benchmarks/README.md (most of an hour on 2 cores)
 	$(BIN)/python -m benchmarks.speed
 
 test-parity: $(STAMP)  ## agreement with k-diffusion, in an environment of its own
