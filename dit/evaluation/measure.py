@@ -184,8 +184,15 @@ def check_enough(names: Sequence[str], count: int, what: str) -> None:
 
 @contextmanager
 def alone(cache: Path) -> Iterator[None]:
-    """One process at a time: what the first has put into `cache` the others read."""
-    cache.mkdir(parents=True, exist_ok=True)
-    with (cache / ".lock").open("w") as lock:
+    """One process at a time: what the first has put into `cache` the others read.
+
+    Raises ValueError where no folder can be made there, or written to.
+    """
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        lock = (cache / ".lock").open("w")
+    except OSError as error:
+        raise ValueError(f"cache must be a folder that can be written to, got {cache} ({error.strerror})") from error
+    with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -83,7 +83,7 @@ def measure_of(
     names = names_of(options)
     if options["split"] not in SPLITS:
         raise ValueError(f"split must be {' or '.join(SPLITS)}, got {options['split']!r}")
-    cache, limit = _cache(options["cache"]), options["real_images"]
+    cache, limit = Path(options["cache"]), options["real_images"]
     real, judged = _real(options["real"]), extractor is None or options["judge"]
     if judged and (data is None or data.num_classes < 2):
         raise ValueError(
@@ -129,18 +129,6 @@ def check_same(loaded: Loaded, data: Pictures | None) -> None:
             raise ValueError(
                 f"the real pictures have {key}={data.facts[key]}, but the checkpoint was trained on {ours[key]}"
             )
-
-
-def _cache(name: str) -> Path:
-    """The folder, made if it was not there."""
-    cache = Path(name)
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(
-            f"cache must be a folder, or be where one can be made, got {name} ({error.strerror})"
-        ) from error
-    return cache
 
 
 def _real(name: str | None) -> Path | Real | None:

@@ -470,11 +470,12 @@ def test_mistakes_are_told_in_one_sentence_before_anything_is_made(evaluate, che
         assert "but this process sees no GPU" in evaluate(model, "device=cuda", refused=True)
 
 
-def test_a_cache_that_cannot_be_is_named(evaluate, checkpoint, tmp_path):
+def test_a_cache_that_cannot_be_written_is_named(evaluate, checkpoint, tmp_path):
     (tmp_path / "file").touch()
-    for cache in (tmp_path / "file", tmp_path / "file" / "cache"):
+    (tmp_path / "locked" / ".lock").mkdir(parents=True)
+    for cache in (tmp_path / "file", tmp_path / "file" / "cache", tmp_path / "locked"):
         said = evaluate(f"checkpoint={checkpoint}", "images=20", cache=cache, refused=True)
-        assert said.startswith(f"error: cache must be a folder, or be where one can be made, got {cache} ("), said
+        assert said.startswith(f"error: cache must be a folder that can be written to, got {cache} ("), said
 
 
 def test_a_judge_that_has_learnt_nothing_judges_nothing(evaluate, checkpoint, tmp_path, monkeypatch):
