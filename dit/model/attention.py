@@ -11,6 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from dit.model.linear import Linear
 from dit.model.norm import make_norm
 from dit.model.position import Rotation, rotate
 from dit.model.precision import no_autocast
@@ -118,8 +119,8 @@ class SelfAttention(nn.Module):
         self.backend, self.head_dim = backend, hidden_size // num_heads
         kv_heads = num_kv_heads or num_heads
         self.heads = [num_heads, kv_heads, kv_heads]
-        self.qkv = nn.Linear(hidden_size, sum(self.heads) * self.head_dim)
-        self.proj = nn.Linear(hidden_size, hidden_size)
+        self.qkv = Linear(hidden_size, sum(self.heads) * self.head_dim)
+        self.proj = Linear(hidden_size, hidden_size)
         if qk_norm is not None:
             self.q_norm, self.k_norm = (make_norm(qk_norm, self.head_dim, modulated=False) for _ in range(2))
         else:
@@ -142,9 +143,9 @@ class CrossAttention(nn.Module):
         super().__init__()
         check_backend(backend)
         self.num_heads, self.backend = num_heads, backend
-        self.q = nn.Linear(hidden_size, hidden_size)
-        self.kv = nn.Linear(hidden_size, 2 * hidden_size)
-        self.proj = nn.Linear(hidden_size, hidden_size)
+        self.q = Linear(hidden_size, hidden_size)
+        self.kv = Linear(hidden_size, 2 * hidden_size)
+        self.proj = Linear(hidden_size, hidden_size)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         q = rearrange(self.q(x), "b n (h d) -> b h n d", h=self.num_heads)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
+from dit.model.linear import Linear
+
 
 class GELU(nn.Sequential):
     """Two linears with tanh-approximated GELU between them (the MLP of ViT, as in DiT)."""
 
     def __init__(self, hidden_size: int, inner: int):
-        super().__init__(nn.Linear(hidden_size, inner), nn.GELU(approximate="tanh"), nn.Linear(inner, hidden_size))
+        super().__init__(Linear(hidden_size, inner), nn.GELU(approximate="tanh"), Linear(inner, hidden_size))
 
 
 class SwiGLU(nn.Module):
@@ -19,8 +21,8 @@ class SwiGLU(nn.Module):
     def __init__(self, hidden_size: int, inner: int):
         super().__init__()
         inner = inner * 2 // 3
-        self.enter = nn.Linear(hidden_size, 2 * inner)
-        self.leave = nn.Linear(inner, hidden_size)
+        self.enter = Linear(hidden_size, 2 * inner)
+        self.leave = Linear(inner, hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
         a, b = self.enter(x).chunk(2, dim=-1)  # [B, N, inner] each

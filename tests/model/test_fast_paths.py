@@ -5,6 +5,7 @@ import torch
 
 from dit.model import DiT, attention
 from dit.model.attention import attend
+from dit.model.linear import Linear
 
 
 def relative(a, b):
@@ -54,15 +55,36 @@ def test_plain_attention_is_for_short_compiled_bfloat16_alone(tokens, dtype, pla
     assert any("softmax" in name for name in names) is plain
 
 
-def trained(axes, compiled, precision):
-    """Output and gradients of a network without zeros, which would hide what they multiply."""
+@pytest.mark.parametrize(
+    ("dtype", "gradients", "apart"),
+    [(torch.bfloat16, False, True), (torch.bfloat16, True, False), (torch.float32, False, False)],
+)
+def test_the_bias_is_added_apart_in_compiled_sampling_in_bfloat16_alone(dtype, gradients, apart):
+    layer, names = Linear(8, 4).to(dtype), []
+
+    def backend(graph, _):
+        names.extend(str(node.target) for node in graph.graph.nodes if node.op == "call_function")
+        return graph.forward
+
+    with torch.set_grad_enabled(gradients):
+        torch.compile(layer, backend=backend, fullgraph=True)(torch.zeros(2, 3, 8, dtype=dtype))
+    assert len(names) == (2 if apart else 1), names
+
+
+def network_of(axes, compiled):
+    """Without zeros, which would hide what they multiply, and its inputs."""
     torch.manual_seed(0)
     network = DiT(8, 3, 5, 2, 32, 2, 4, **axes)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     if compiled:
         network.compile_blocks("aot_eager")
-    x, time, labels = torch.randn(4, 3, 8, 8), torch.rand(4) * 999, torch.arange(4)
+    return network, (torch.randn(4, 3, 8, 8), torch.rand(4) * 999, torch.arange(4))
+
+
+def trained(axes, compiled, precision):
+    """Output and gradients."""
+    network, (x, time, labels) = network_of(axes, compiled)
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
         output = network(x, time, labels, drop=torch.zeros(4, dtype=torch.bool))
     output.float().square().mean().backward()
@@ -85,3 +107,16 @@ def test_compiled_blocks_are_as_far_from_float32_as_eager_ones_in_bfloat16(axes)
     for mine, theirs, wanted in zip(compiled, eager, exact, strict=True):
         assert relative(mine, wanted) < 1.25 * relative(theirs, wanted)
     assert relative(compiled[0], exact[0]) < 0.01
+
+
+@pytest.mark.parametrize("axes", [*AXES, {"conditioning": "cross_attention"}], ids=["dit", "lightningdit", "cross"])
+def test_compiled_sampling_is_as_far_from_float32_as_eager_in_bfloat16(axes):
+    def sampled(compiled, dtype):
+        network, (x, time, labels) = network_of(axes, compiled)
+        with torch.inference_mode():
+            return network.eval().to(dtype)(x.to(dtype), time, labels)
+
+    exact = sampled(False, torch.float32)
+    assert relative(sampled(True, torch.float32), exact) < 1e-5
+    compiled, eager = (sampled(way, torch.bfloat16) for way in (True, False))
+    assert relative(compiled, exact) < 1.25 * relative(eager, exact) < 0.05
