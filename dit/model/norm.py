@@ -12,7 +12,9 @@ class LayerNorm(nn.LayerNorm):
     """nn.LayerNorm in float32 whatever it is given; the answer has the dtype of what was given."""
 
     def forward(self, input: Tensor) -> Tensor:
-        weight, bias = (None if own is None else own.float() for own in (self.weight, self.bias))
+        if self.weight is None:  # kernels take mean and variance of bfloat16 in float32 by themselves
+            return super().forward(input).to(input.dtype)  # [..., W]
+        weight, bias = self.weight.float(), self.bias.float()
         return layer_norm(input.float(), self.normalized_shape, weight, bias, self.eps).to(input.dtype)  # [..., W]
 
 

@@ -69,6 +69,16 @@ def test_norms_of_bfloat16_are_those_of_float32_rounded_once(name):
     assert torch.equal(norm(x), mixed)
 
 
+def test_a_modulated_norm_of_bfloat16_is_that_of_float32_rounded_once():
+    """The values lie far from zero, where a variance that is added up in bfloat16 would be wrong."""
+    norm, x = make_norm("layernorm", 384, modulated=True), (8 + torch.randn(4, 64, 384)).bfloat16()
+    with autocast():
+        mixed = norm(x)
+    for rounded in (mixed, norm(x)):
+        assert rounded.dtype is torch.bfloat16
+        torch.testing.assert_close(rounded.float(), norm(x.float()), rtol=2**-8, atol=1e-5)
+
+
 def test_the_reference_attention_computes_in_float32_under_autocast():
     q, k, v = torch.randn(3, 2, 4, 6, 8).unbind()
     with autocast():
