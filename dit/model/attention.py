@@ -14,7 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from dit.model.linear import Linear
 from dit.model.norm import make_norm
 from dit.model.position import Rotation, rotate
-from dit.model.precision import no_autocast
+from dit.model.precision import compiled_in_bfloat16_on_cpu, no_autocast
 
 # On a CPU a compiled backward pass through plain products is twice as fast as SDPA's in bfloat16. At 1,024 tokens it is
 # not, and the probabilities, which it keeps, are many.
@@ -22,8 +22,7 @@ _PLAIN_UP_TO = 512
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    on_cpu = q.device.type == "cpu" and v.dtype is torch.bfloat16
-    if on_cpu and k.shape[-2] <= _PLAIN_UP_TO and torch.compiler.is_compiling():
+    if k.shape[-2] <= _PLAIN_UP_TO and compiled_in_bfloat16_on_cpu(v):
         return _plain(q, k, v)
     return scaled_dot_product_attention(q, k, v, enable_gqa=q.shape[1] != k.shape[1])
 

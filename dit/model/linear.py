@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from dit.model.precision import compiled_in_bfloat16_on_cpu
+
 
 class Linear(nn.Linear):
     """nn.Linear with a bias.
@@ -15,10 +17,6 @@ class Linear(nn.Linear):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        if torch.compiler.is_compiling() and not torch.is_grad_enabled() and _in_bfloat16_on_cpu(self.weight):
+        if compiled_in_bfloat16_on_cpu(self.weight) and not torch.is_grad_enabled():
             return linear(input, self.weight) + self.bias  # [..., out_features]
         return super().forward(input)  # [..., out_features]
-
-
-def _in_bfloat16_on_cpu(weight: Tensor) -> bool:
-    return weight.device.type == "cpu" and weight.dtype is torch.bfloat16

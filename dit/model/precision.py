@@ -1,4 +1,4 @@
-"""What stays in float32 when the rest is computed in bfloat16."""
+"""What bfloat16 changes: islands that stay in float32, and where its own fast paths begin."""
 
 from __future__ import annotations
 
@@ -12,3 +12,8 @@ def no_autocast(x: Tensor) -> AbstractContextManager[object]:
     """Inside, operations on the device of x compute in the dtype of what they are given."""
     kind = x.device.type
     return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+
+
+def compiled_in_bfloat16_on_cpu(x: Tensor) -> bool:
+    """Whether x is bfloat16 on a CPU and torch.compile is looking: what is faster there is not so elsewhere."""
+    return torch.compiler.is_compiling() and x.device.type == "cpu" and x.dtype is torch.bfloat16

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn.functional import linear, scaled_dot_product_attention
 
 from dit.model import DiT, attention
 from dit.model.attention import attend
@@ -69,6 +70,15 @@ def test_the_bias_is_added_apart_in_compiled_sampling_in_bfloat16_alone(dtype, g
     with torch.set_grad_enabled(gradients):
         torch.compile(layer, backend=backend, fullgraph=True)(torch.zeros(2, 3, 8, dtype=dtype))
     assert len(names) == (2 if apart else 1), names
+
+
+@torch.no_grad()
+def test_eager_bfloat16_takes_the_kernels_of_pytorch():
+    """The same digits: the fast paths are faster only where a block is compiled."""
+    q, k, v = torch.randn(3, 2, 4, 64, 16).bfloat16()
+    assert torch.equal(attend(q, k, v), scaled_dot_product_attention(q, k, v))
+    layer, x = Linear(64, 64).bfloat16(), torch.randn(32, 64).bfloat16()
+    assert torch.equal(layer(x), linear(x, layer.weight, layer.bias))
 
 
 def network_of(axes, compiled):
