@@ -1,6 +1,7 @@
-"""Strict surroundings for every test: fixed seed, one thread, no network, nothing left behind."""
+"""Strict surroundings for every test: fixed seed, one thread, nothing compiled, no network, nothing left behind."""
 
 import os
+import sys
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ os.environ.setdefault("WANDB_SILENT", "true")
 def surroundings():
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()  # what is compiled must not depend on the tests before
     yield
     torch.set_default_dtype(torch.float32)
 

@@ -135,7 +135,12 @@ class DiT(nn.Module):
         nn.init.zeros_(self.final.linear.weight)
 
     def compile_blocks(self, backend: str) -> None:
-        """torch.compile of every block, in place: names stay, and blocks of one shape share what is compiled."""
+        """torch.compile of every block, in place: names stay, and blocks of one shape share what is compiled.
+
+        What this process compiled before is dropped, and compiles again where it is still called.
+        """
+        # PyTorch compiles one function for 8 kinds of inputs at most and then raises, also if 8 networks had one each.
+        torch.compiler.reset()
         # On a CPU the tanh of every GELU takes half the time as exponentials.
         options: dict[str, Any] | None = {"cpp.use_decompose_tanh": True} if backend == "inductor" else None
         for block in self.blocks:

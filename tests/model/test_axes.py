@@ -133,7 +133,6 @@ def test_checkpointing_equals_plain_gradients_included(changes):
 def test_compiled_equals_eager_gradients_included(changes):
     inputs = batch()
     eager = gradients(variant(changes), inputs)
-    torch._dynamo.reset()
     network = variant(changes)
     network.compile(backend="aot_eager", fullgraph=True)
     for a, b in zip(eager, gradients(network, inputs), strict=True):
@@ -145,7 +144,6 @@ def test_compiled_equals_eager_gradients_included(changes):
 def test_compiled_by_inductor_equals_eager_gradients_included(changes):
     inputs = batch()
     eager = gradients(variant(changes), inputs)
-    torch._dynamo.reset()
     network = variant(changes)
     network.compile()
     for a, b in zip(eager, gradients(network, inputs), strict=True):

@@ -21,7 +21,8 @@ from tests.training.tiny import assert_same, digits, module, state, trainer
 
 def tiny(depth=5, **changes):
     torch.manual_seed(0)
-    network = DiT(8, 1, 10, patch_size=4, hidden_size=16, depth=depth, num_heads=2, **changes)
+    sizes = {"patch_size": 4, "hidden_size": 16, "depth": depth, "num_heads": 2}
+    network = DiT(8, 1, 10, **sizes | changes)
     for parameter in network.parameters():
         nn.init.normal_(parameter, std=0.1)
     return network.eval()
@@ -98,7 +99,6 @@ def test_another_number_of_recomputed_blocks_is_refused(every):
 
 
 def test_blocks_share_what_is_compiled_and_keep_their_names():
-    torch._dynamo.reset()
     eager, compiled = tiny(depth=12), tiny(depth=12, activation_checkpointing=2)
     counter = CompileCounterWithBackend("aot_eager")
     compiled.compile_blocks(counter)
@@ -106,6 +106,15 @@ def test_blocks_share_what_is_compiled_and_keep_their_names():
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
     assert counter.frame_count == 1  # not 12
     assert list(compiled.state_dict()) == list(eager.state_dict())
+
+
+def test_any_number_of_networks_is_compiled_in_one_process():
+    """As `sample.py -m` does for checkpoints of many sizes: more than PyTorch compiles one function for."""
+    for width in range(16, 16 + 4 * (torch._dynamo.config.recompile_limit + 1), 4):
+        network, counter = tiny(hidden_size=width, num_heads=1), CompileCounterWithBackend("aot_eager")
+        network.compile_blocks(counter)
+        gradients(network)
+        assert counter.frame_count == 1
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
