@@ -80,7 +80,7 @@ def test_pairwise_rows_cover_every_pair():
 def pictures():
     data = Digits(image_size=8, channels=1, num_classes=10, batch_size=16)
     data.setup()
-    x0, labels = data.train.tensors(256)
+    x0, labels = data.train.tensors(128)
     return data.codec.encode(x0), labels
 
 
