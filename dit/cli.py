@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import hydra
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from dit.launch import Task, this_group
@@ -47,6 +48,12 @@ def entry(
         return functools.partial(task.start, hydra_main)
 
     return decorate
+
+
+def numbered(folder: str) -> str:
+    """`${numbered:FOLDER}` of configs: FOLDER, in a job of a sweep the one with the job's number in it."""
+    hydra_config = HydraConfig.get()
+    return f"{folder}/{hydra_config.job.num}" if hydra_config.mode == RunMode.MULTIRUN else folder
 
 
 def plain(config: DictConfig) -> dict[str, Any]:

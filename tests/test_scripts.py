@@ -269,7 +269,7 @@ def test_samples_do_not_mix_with_others(trained, refused, tmp_path):
 
 
 def test_commands_of_the_readme_work(trained, refused, tmp_path, monkeypatch, capfd):
-    """The Python example runs, every training command composes, the sampling command samples."""
+    """The Python example runs, every training command composes, the sampling commands sample."""
     text = (ROOT / "README.md").read_text().replace("\\\n", " ")
     (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     exec(example, {})
@@ -283,7 +283,7 @@ def test_commands_of_the_readme_work(trained, refused, tmp_path, monkeypatch, ca
             monkeypatch.setattr(sys, "argv", [script, *plain, "--cfg", "job"])
             runpy.run_path(str(ROOT / script), run_name="__main__")
             assert "optimizer:" in capfd.readouterr().out
-    command, imported = (c for c in commands if c[1] == "sample.py")
+    command, sweep, imported = (c for c in commands if c[1] == "sample.py")
     text = refused("sample.py", *imported[2:])
     assert "error: checkpoint=dit.safetensors does not exist" in text  # its options are known
     checkpoint = trained[0] / "checkpoints" / "last.ckpt"
@@ -291,6 +291,12 @@ def test_commands_of_the_readme_work(trained, refused, tmp_path, monkeypatch, ca
     arguments = [a for a in command[2:] if a.split("=")[0] not in changed]
     run("sample.py", *arguments, *(f"{key}={value}" for key, value in changed.items()))
     assert len(list((tmp_path / "out").glob("0*.png"))) == 16
+    arguments = [a for a in sweep[2:] if not a.startswith("checkpoint=")]
+    run("sample.py", *arguments, f"checkpoint={checkpoint}", "steps=1", "per_class=1", f"paths.output_root={tmp_path}")
+    (folder,) = (tmp_path / "samples").iterdir()  # made in less than the second that names it, and yet not mixed
+    assert sorted(path.name for path in folder.iterdir()) == [*"012345", "multirun.yaml"]
+    made = [json.loads((folder / name / "samples.json").read_text()) for name in "012345"]
+    assert [protocol["guidance"]["scale"] for protocol in made] == [1, 1, 1.5, 1.5, 2, 2]
 
 
 def test_a_mistake_shows_its_traceback_when_asked(tmp_path):
