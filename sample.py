@@ -8,12 +8,12 @@ from omegaconf import DictConfig
 
 from data import codec_from_spec
 from dit.checkpoint import load
-from dit.cli import entry, numbered, pick_device, plain
+from dit.cli import entry, job_folder, pick_device, plain
 from dit.output import check_out, write_samples
 from dit.solvers.sample import describe
 
 
-@entry("sample", {"per_class": 1, "steps": 1, "seed": 0, "batch_size": 1}, {"numbered": numbered})
+@entry("sample", {"per_class": 1, "steps": 1, "seed": 0, "batch_size": 1}, {"job_folder": job_folder})
 def main(config: DictConfig) -> None:
     options = plain(config)
     device = pick_device(options["device"])

@@ -50,10 +50,10 @@ def entry(
     return decorate
 
 
-def numbered(folder: str) -> str:
-    """`${numbered:FOLDER}` of configs: FOLDER, in a job of a sweep the one with the job's number in it."""
+def job_folder() -> str:
+    """`${job_folder:}` of configs: `hydra.sweep.dir`, in a sweep the folder in it that Hydra makes for the job."""
     hydra_config = HydraConfig.get()
-    return f"{folder}/{hydra_config.job.num}" if hydra_config.mode == RunMode.MULTIRUN else folder
+    return hydra_config.runtime.output_dir if hydra_config.mode == RunMode.MULTIRUN else hydra_config.sweep.dir
 
 
 def plain(config: DictConfig) -> dict[str, Any]:

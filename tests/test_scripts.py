@@ -268,6 +268,13 @@ def test_samples_do_not_mix_with_others(trained, refused, tmp_path):
     assert "already holds samples" in text
 
 
+def test_samples_of_a_sweep_can_be_made_side_by_side(trained, tmp_path):
+    asked = [f"checkpoint={trained[0]}/checkpoints/last.ckpt", "per_class=1", "steps=1", "seed=5,6"]
+    run("sample.py", "-m", "hydra/launcher=slots", "hydra.launcher.slots=2", *asked, f"hydra.sweep.dir={tmp_path}/out")
+    made = [json.loads((tmp_path / "out" / name / "samples.json").read_text()) for name in "01"]
+    assert [protocol["seed"] for protocol in made] == [5, 6]
+
+
 def test_commands_of_the_readme_work(trained, refused, tmp_path, monkeypatch, capfd):
     """The Python example runs, every training command composes, the sampling commands sample."""
     text = (ROOT / "README.md").read_text().replace("\\\n", " ")

@@ -23,6 +23,18 @@ def attended(compute, dtype=torch.float32, tokens=16, kv_heads=4):
     return [output.detach(), *torch.autograd.grad(output, inputs, weight)]
 
 
+def operations(function, *inputs):
+    """Names of the calls in the graph that torch.compile makes of it."""
+    names = []
+
+    def backend(graph, _):
+        names.extend(str(node.target) for node in graph.graph.nodes if node.op.startswith("call_"))
+        return graph.forward
+
+    torch.compile(function, backend=backend, fullgraph=True)(*inputs)
+    return names
+
+
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
 def test_plain_attention_is_sdpa_in_float32(kv_heads):
     for a, b in zip(
@@ -45,13 +57,7 @@ def test_plain_attention_is_at_most_twice_as_far_from_float32_as_sdpa_in_bfloat1
 )
 def test_plain_attention_is_for_short_compiled_bfloat16_alone(tokens, dtype, plain):
     heads = torch.zeros(3, 1, 1, tokens, 8, dtype=dtype)
-    names = []
-
-    def backend(graph, _):
-        names.extend(str(node.target) for node in graph.graph.nodes)
-        return graph.forward
-
-    torch.compile(lambda q, k, v: attend(q, k, v), backend=backend, fullgraph=True)(*heads)
+    names = operations(lambda q, k, v: attend(q, k, v), *heads)
     assert any("scaled_dot_product" in name for name in names) is not plain
     assert any("softmax" in name for name in names) is plain
 
@@ -61,14 +67,8 @@ def test_plain_attention_is_for_short_compiled_bfloat16_alone(tokens, dtype, pla
     [(torch.bfloat16, False, True), (torch.bfloat16, True, False), (torch.float32, False, False)],
 )
 def test_the_bias_is_added_apart_in_compiled_sampling_in_bfloat16_alone(dtype, gradients, apart):
-    layer, names = Linear(8, 4).to(dtype), []
-
-    def backend(graph, _):
-        names.extend(str(node.target) for node in graph.graph.nodes if node.op == "call_function")
-        return graph.forward
-
     with torch.set_grad_enabled(gradients):
-        torch.compile(layer, backend=backend, fullgraph=True)(torch.zeros(2, 3, 8, dtype=dtype))
+        names = operations(Linear(8, 4).to(dtype), torch.zeros(2, 3, 8, dtype=dtype))
     assert len(names) == (2 if apart else 1), names
 
 
