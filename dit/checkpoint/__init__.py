@@ -9,7 +9,6 @@ from dit.checkpoint.load import LAST, PREVIOUS, Loaded, check_resume, check_sums
 from dit.checkpoint.passport import Stored, same_normalisation
 from dit.checkpoint.power import check_length, gamma
 from dit.checkpoint.snapshots import SNAPSHOTS, list_snapshots, reconstruct, write_snapshot
-from dit.checkpoint.writing import check_out, whole
 
 __all__ = [
     "LAST",
@@ -18,7 +17,6 @@ __all__ = [
     "Loaded",
     "Stored",
     "check_length",
-    "check_out",
     "check_resume",
     "check_sums",
     "export_diffusers",
@@ -32,6 +30,5 @@ __all__ = [
     "read",
     "reconstruct",
     "same_normalisation",
-    "whole",
     "write_snapshot",
 ]

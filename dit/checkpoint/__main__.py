@@ -12,7 +12,8 @@ from typing import Any
 from dit.checkpoint.exporting import export_diffusers, export_safetensors
 from dit.checkpoint.importing import SOURCES, import_loaded
 from dit.checkpoint.load import Loaded, load
-from dit.checkpoint.writing import check_out
+from dit.checks import printable
+from dit.files import check_out
 
 _WIDTH = 100  # of a table's second column
 
@@ -24,10 +25,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             said.command(said)
         except (ValueError, OSError) as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {printable(str(error))}", file=sys.stderr)
             return 1
     for warning in told:
-        print(f"warning: {warning.message}", file=sys.stderr)
+        print(f"warning: {printable(str(warning.message))}", file=sys.stderr)
     return 0
 
 
@@ -72,7 +73,7 @@ def _inspect(said: argparse.Namespace) -> None:
     rows = list(_rows(loaded))
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
-        print(f"{name:<{width}}  {value}")
+        print(f"{printable(name):<{width}}  {printable(value)}")
 
 
 def _import(said: argparse.Namespace) -> None:

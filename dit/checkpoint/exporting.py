@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import warnings
 from pathlib import Path
-from typing import Any
-
-from safetensors.torch import save_file
 
 from dit.checkpoint import diffusers
 from dit.checkpoint.load import Loaded
 from dit.checkpoint.passport import Stored
-from dit.checkpoint.writing import check_out, whole
+from dit.files import check_out, replaced, write_json
+from dit.tensors import save_tensors
 
 _PIPELINE_NULL_LABEL = 10**3  # written into DiTPipeline, whatever its network
 
@@ -25,8 +22,7 @@ def export_safetensors(loaded: Loaded, out: str | Path) -> None:
     Raises ValueError where `out` is there already, is in no folder, or does not end in .safetensors.
     """
     check_out(out, ".safetensors")
-    with whole(out) as file:
-        save_file(loaded.network.state_dict(), file, _stored(loaded).metadata)
+    save_tensors(out, loaded.network.state_dict(), _stored(loaded).metadata, key="out")
 
 
 def export_diffusers(loaded: Loaded, out: str | Path, vae: str | Path | None = None) -> None:
@@ -62,22 +58,18 @@ def export_diffusers(loaded: Loaded, out: str | Path, vae: str | Path | None = N
             "guidance there would follow a row that nothing trained; give it guidance_scale=1",
             stacklevel=2,
         )
-    with whole(out) as folder:
+    with replaced(out, "out") as folder:
         for name in ("transformer", "scheduler"):
             (folder / name).mkdir(parents=True)
         tensors = diffusers.to_diffusers(loaded.network.state_dict(), arguments)
-        save_file(tensors, folder / "transformer" / diffusers.WEIGHTS, _stored(loaded).metadata)
-        _write(folder / "transformer" / diffusers.CONFIG, diffusers.transformer_config(arguments))
+        save_tensors(folder / "transformer" / diffusers.WEIGHTS, tensors, _stored(loaded).metadata)
+        write_json(folder / "transformer" / diffusers.CONFIG, diffusers.transformer_config(arguments))
         scheduler = diffusers.scheduler_config(loaded.passport["path"], loaded.passport["kind"])
-        _write(folder / "scheduler" / diffusers.SCHEDULER_CONFIG, scheduler)
-        _write(folder / diffusers.INDEX, diffusers.pipeline_index(loaded.class_names))
+        write_json(folder / "scheduler" / diffusers.SCHEDULER_CONFIG, scheduler)
+        write_json(folder / diffusers.INDEX, diffusers.pipeline_index(loaded.class_names))
         if vae is not None:
             shutil.copytree(vae, folder / "vae")
 
 
 def _stored(loaded: Loaded) -> Stored:
     return Stored(loaded.passport, loaded.weights, loaded.step)
-
-
-def _write(file: Path, contents: dict[str, Any]) -> None:
-    file.write_text(json.dumps(contents, indent=2) + "\n")

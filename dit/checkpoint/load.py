@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from dit.checkpoint.differences import check_names
-from dit.checkpoint.passport import read_safetensors
+from dit.checkpoint.passport import check_passport, read_safetensors
 from dit.checkpoint.snapshots import reconstruct
+from dit.checks import check_arguments, check_whole, shown
 from dit.diffusion import Denoiser, path_from_spec
 from dit.model import DiT, check_compile
 
@@ -24,6 +25,7 @@ LAST, PREVIOUS = "last.ckpt", "previous.ckpt"  # what a run keeps: the newest ch
 
 _LENGTH = "length "  # begins the names of power-function averages
 _ENTRIES = ("state_dict", "ema", "passport")
+_MOST_TOKENS = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -62,19 +64,19 @@ class Loaded:
 
     @property
     def pictures(self) -> dict[str, Any]:
-        """The configuration of the pictures it was trained on. ValueError for a network that came from elsewhere, and
-        for one of latents."""
-        if "data" not in self.passport["config"]:
+        """What its passport says of the pictures it was trained on. ValueError for a network that came from elsewhere,
+        and for one of latents."""
+        if not self.passport["pictures"]:
             raise ValueError(
                 "this checkpoint was not trained here: it names no pictures to score samples against; "
                 "real=... may name some"
             )
-        if self.passport["data"]["normalisation"]["name"] == "Latents":
+        if self.passport["data"]["normalisation"].get("name") == "Latents":
             raise ValueError(
                 "this model was trained on latents: there are no pictures to score samples against; real=... may name "
                 "some"
             )
-        return self.passport["config"]["data"]
+        return self.passport["pictures"]
 
     def labels(self, classes: Sequence[int | str] | int | str | None, per_class: int) -> list[int] | None:
         """`per_class` labels of each of `classes` (labels or names; all if None), class by class.
@@ -173,12 +175,7 @@ def build(
 
     ValueError where the two do not fit, or where this version does not know what the passport says of the network.
     """
-    unknown = sorted(passport["model"].keys() - inspect.signature(DiT).parameters.keys())
-    if unknown:
-        raise ValueError(f"the checkpoint is of another version: its passport has model.{', model.'.join(unknown)}")
-    network = DiT(**passport["model"])
-    shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    check_names("the checkpoint", "network of its passport", state, shapes)
+    network = _network(passport["model"], state)
     network.load_state_dict(state)
     network.eval().requires_grad_(False).to(device)
     denoiser = Denoiser(
@@ -186,10 +183,27 @@ def build(
         path_from_spec(passport["path"]),
         passport["kind"],
         network.trained_null_label,
-        sigma_data=passport.get("sigma_data", 1.0),  # passports of before it was written have none
+        sigma_data=passport["sigma_data"],
         learned_variance=network.arguments["learn_variance"],
     )
     return Loaded(network, denoiser, passport, weights, step)
+
+
+def _network(arguments: dict[str, Any], state: dict[str, Tensor]) -> DiT:
+    """The network of a passport, which takes memory only when the shapes of `state` are found to be its own."""
+    if unknown := sorted(arguments.keys() - inspect.signature(DiT).parameters.keys()):
+        raise ValueError(f"the checkpoint is of another version: its passport has model.{', model.'.join(unknown)}")
+    check_arguments("the passport's model", DiT, arguments)
+    depth, patch_size = arguments.get("depth", 1), arguments.get("patch_size", 2)
+    if depth > len(state):
+        raise ValueError(f"the passport's model has depth={depth:,}, but there are {len(state)} tensors")
+    # Positions follow from the number of tokens alone: no shape of a weight tells if they fit into memory.
+    if (tokens := (arguments["image_size"] // max(1, patch_size)) ** 2) > _MOST_TOKENS:
+        raise ValueError(f"the passport's model has {tokens:,} tokens a picture, of which {_MOST_TOKENS:,} are allowed")
+    with torch.device("meta"):
+        shapes = {name: tuple(tensor.shape) for name, tensor in DiT(**arguments).state_dict().items()}
+    check_names("the checkpoint", "network of its passport", state, shapes)
+    return DiT(**arguments)
 
 
 def load_denoiser(file: str | Path, weights: str | float = "ema") -> Denoiser:
@@ -216,7 +230,24 @@ def read(file: str | Path, key: str = "checkpoint") -> dict[str, Any]:
             f"{key}={file} is of another kind: it has no {', '.join(_ENTRIES)} as train.py writes them; files of "
             "others are made ours by python -m dit.checkpoint import"
         )
+    try:
+        contents["passport"] = check_passport(contents["passport"])
+        _check_weights(contents)
+    except ValueError as error:
+        raise ValueError(f"{key}={file} is damaged or of another version: {error}") from error
     return contents
+
+
+def _check_weights(contents: dict[str, Any]) -> None:
+    check_whole("global_step", contents.get("global_step", 0), least=0)
+    averages = contents["ema"].get("averages") if isinstance(contents["ema"], dict) else None
+    if not isinstance(averages, dict) or not averages:
+        raise ValueError(f"its ema must hold averages by name, got {shown(averages)}")
+    for name, tensors in {"state_dict": contents["state_dict"], **averages}.items():
+        if not isinstance(tensors, dict) or not all(
+            isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in tensors.items()
+        ):
+            raise ValueError(f"its {shown(name)} must be tensors by name")
 
 
 def _check_file(file: Path, key: str) -> None:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from dit.checkpoint.passport import Stored, read_stored
 from dit.checkpoint.power import Fit, check_length, fit
-from dit.checkpoint.writing import whole
+from dit.tensors import TensorFile, open_tensors, save_tensors
 
 SNAPSHOTS = "ema"  # in that of a run
 WORST = 0.1  # residual of a fit that still stands for the length; see docs/ema.md
@@ -54,13 +50,13 @@ class Reconstruction:
     def state(self) -> dict[str, Tensor]:
         """The weights, in float32, summed in float64; one tensor of one snapshot is in memory at a time."""
         with ExitStack() as stack:
-            opened = [stack.enter_context(safe_open(s.file, framework="pt")) for s in self.snapshots]
-            return {name: self._sum(opened, name) for name in opened[-1].keys()}  # noqa: SIM118
+            opened = [stack.enter_context(open_tensors(s.file, "snapshot")) for s in self.snapshots]
+            return {name: self._sum(opened, name) for name in opened[-1].names}
 
-    def _sum(self, opened: list[Any], name: str) -> Tensor:
-        total = torch.zeros(opened[-1].get_slice(name).get_shape(), dtype=torch.float64)
+    def _sum(self, opened: list[TensorFile], name: str) -> Tensor:
+        total = torch.zeros(opened[-1].shape(name), dtype=torch.float64)
         for file, coefficient in zip(opened, self.fit.coefficients, strict=True):
-            total.add_(file.get_tensor(name), alpha=coefficient)
+            total.add_(file.tensor(name), alpha=coefficient)
         return total.float()
 
 
@@ -69,15 +65,12 @@ def write_snapshot(folder: Path, average: dict[str, Tensor], stored: Stored, dty
     a file of the same step and length as a whole."""
     folder.mkdir(parents=True, exist_ok=True)
     name = f"step_{stored.step:07d}_{stored.weights.removeprefix('ema ').replace(' ', '_')}.safetensors"
-    with whole(folder / name) as file:
-        save_file({name: _rounded(tensor, dtype) for name, tensor in average.items()}, file, stored.metadata)
-        with file.open("rb+") as written:
-            os.fsync(written.fileno())
+    save_tensors(folder / name, {key: _rounded(tensor, dtype) for key, tensor in average.items()}, stored.metadata)
 
 
 def _rounded(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     rounded = tensor.to(dtype)
-    return (rounded if bool(rounded.isfinite().all()) else tensor).cpu().contiguous()
+    return rounded if bool(rounded.isfinite().all()) else tensor
 
 
 def list_snapshots(folder: Path) -> list[Snapshot]:

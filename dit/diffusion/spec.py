@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from dit.checks import built
 from dit.diffusion.path import (
     GaussianPath,
     LinearFlow,
@@ -15,13 +16,22 @@ from dit.diffusion.path import (
 )
 from dit.diffusion.table import DiscreteVP
 
+
+def _shifted(path: dict[str, Any], shift: float = 3.0) -> Shifted:
+    return Shifted(path_from_spec(path), shift)
+
+
+def _table(betas: list[float], zero_terminal_snr: bool = False) -> DiscreteVP:
+    return DiscreteVP(betas, zero_terminal_snr=zero_terminal_snr)
+
+
 _PATHS: dict[str, Callable[..., GaussianPath]] = {
     "LinearFlow": LinearFlow,
     "Trigonometric": Trigonometric,
     "VPContinuous": VPContinuous,
     "VarianceExploding": VarianceExploding,
-    "Shifted": lambda path, shift: Shifted(path_from_spec(path), shift),
-    "DiscreteVP": DiscreteVP,
+    "Shifted": _shifted,
+    "DiscreteVP": _table,
     "DiscreteVP.linear": DiscreteVP.linear,
     "DiscreteVP.scaled_linear": DiscreteVP.scaled_linear,
     "DiscreteVP.cosine": DiscreteVP.cosine,
@@ -30,9 +40,11 @@ _PATHS: dict[str, Callable[..., GaussianPath]] = {
 
 
 def path_from_spec(spec: dict[str, Any]) -> GaussianPath:
-    """The path that wrote `spec`. ValueError for a name this version does not know."""
-    arguments = dict(spec)
-    name = arguments.pop("name", None)
-    if name not in _PATHS:
-        raise ValueError(f"path {name!r} is unknown; known are {', '.join(_PATHS)}")
-    return _PATHS[name](**arguments)
+    """The path that wrote `spec`.
+
+    Raises ValueError for a name this version does not know, and for arguments that the path does not take.
+    """
+    try:
+        return built("path", spec, _PATHS)
+    except RecursionError:
+        raise ValueError("path is nested too deeply") from None

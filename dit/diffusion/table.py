@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dit.checks import check_whole
 from dit.diffusion.path import Coefficients, GaussianPath
 
 
@@ -135,6 +136,5 @@ class DiscreteVP(GaussianPath):
 
 
 def _at_least_two(steps: int) -> int:
-    if steps < 2:
-        raise ValueError(f"steps of a beta table must be at least 2, got {steps}")
+    check_whole("steps of a beta table", steps, least=2, most=1_000_000)
     return steps

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
 from dit.checkpoint import LAST, PREVIOUS, check_sums
+from dit.files import refusal, replaced
 from dit.training.run_log import RunLog
 from dit.training.signals import Signals
 
@@ -31,24 +31,19 @@ class RenamedCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Raises ValueError, in one sentence, where the file cannot be written; what was there stays."""
         target = Path(path)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            if target.name == LAST and target.resolve() in self._good and target.exists():
-                target.replace(target.with_name(PREVIOUS))
-            temporary.replace(target)
-            _sync(target.parent)
-        except (OSError, RuntimeError) as error:
-            if (reason := _refusal(error)) is None:
+            with replaced(target) as unfinished:
+                with unfinished.open("wb") as file:
+                    torch.save(checkpoint, file)
+                    file.flush()
+                    os.fsync(file.fileno())
+                if target.name == LAST and target.resolve() in self._good and target.exists():
+                    target.replace(target.with_name(PREVIOUS))
+        except (OSError, ValueError) as error:
+            if (reason := refusal(error)) is None:
                 raise
             raise ValueError(f"cannot write the checkpoint {target}: {reason}; earlier ones are kept") from error
-        finally:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
         self._good.add(target.resolve())
 
     def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -126,22 +121,3 @@ class SaveCheckpoint(Checkpoint):
 
 def _logs(trainer: Trainer) -> list[RunLog]:
     return [logger for logger in trainer.loggers if isinstance(logger, RunLog)]
-
-
-def _sync(folder: Path) -> None:
-    """Makes renames in `folder` outlive a loss of power."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _refusal(error: BaseException | None) -> str | None:
-    """What the system said; None for an error of another origin. torch's writer says itself that it could not go on,
-    after the system said why."""
-    while error is not None:
-        if isinstance(error, OSError):
-            return error.strerror or str(error)
-        error = error.__cause__ or error.__context__
-    return None

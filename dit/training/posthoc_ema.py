@@ -14,9 +14,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-
-from dit.checkpoint import SNAPSHOTS, check_out, list_snapshots, reconstruct, whole
+from dit.checkpoint import SNAPSHOTS, list_snapshots, reconstruct
+from dit.checks import printable
+from dit.files import check_out
+from dit.tensors import save_tensors
 
 _SETTINGS: dict[str, Callable[[str], Any]] = {"run": Path, "length": float, "step": int, "out": Path}
 
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             _list(**said)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return 1
     return 0
 
@@ -66,8 +67,7 @@ def _write(run: Path, length: float, step: int | None = None, out: Path | None =
     out = run / f"ema_{length}_step_{made.step:07d}.safetensors" if out is None else out
     check_out(out, ".safetensors")
     print(f"{len(made.snapshots)} snapshots up to step {made.step}, {made.fit.residual:.1e} off")
-    with whole(out) as file:
-        save_file(made.state(), file, made.stored.metadata)
+    save_tensors(out, made.state(), made.stored.metadata, key="out")
     print(out)
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from itertools import takewhile
 from pathlib import Path
 
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers.csv_logs import CSVLogger, ExperimentWriter
+
+from dit.files import replaced
 
 
 class RunLog(CSVLogger):
@@ -58,12 +59,7 @@ class _Writer(ExperimentWriter):
 
     def _replace(self, rows: list[dict[str, str]]) -> None:
         """As a whole: a run that is killed now has the old file or the new one."""
-        file = Path(self.metrics_file_path)
-        temporary = file.with_name(f".{file.name}.tmp")
-        with temporary.open("w", newline="") as out:
+        with replaced(self.metrics_file_path) as unfinished, unfinished.open("w", newline="") as out:
             writer = csv.DictWriter(out, fieldnames=self.metrics_keys)
             writer.writeheader()
             writer.writerows(rows)
-            out.flush()
-            os.fsync(out.fileno())
-        temporary.replace(file)
