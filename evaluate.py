@@ -12,7 +12,7 @@ from dit.checkpoint import load
 from dit.cli import entry, plain, share_of
 from dit.evaluation import protocol_line, table, write_scores
 from dit.output import write_sheet
-from dit.scoring import Images, Samples, check_keys, measure_of, pictures_of
+from dit.scoring import Images, Samples, check_keys, given_pictures, measure_of, pictures_of
 
 WHOLE = {"images": 2, "steps": 1, "seed": 0, "batch_size": 1, "replicates": 2, "shown": 1, "real_images": 2}
 
@@ -24,8 +24,8 @@ def main(config: DictConfig) -> float | None:
     share = share_of(options["device"])
     loaded = options["checkpoint"] and load(options["checkpoint"], options["weights"], share.device)
     loaded = loaded and loaded.computing(options["precision"], options["compile"])
-    pictures = pictures_of(options, loaded)
-    data = instantiate(pictures) if pictures else None
+    given = given_pictures(options)
+    data = instantiate(given) if given is not None else pictures_of(options, loaded)
     subject = (
         Samples.of(options, loaded, instantiate(config.sampler), data, share)
         if loaded

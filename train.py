@@ -6,7 +6,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from data import RESOLVERS
+from data import RESOLVERS, pictures_spec
 from dit.checkpoint import load
 from dit.cli import adopt, entry, finishing, plain
 from dit.diffusion.prediction import check_kind
@@ -22,7 +22,7 @@ from dit.training import DiTModule, RenamedCheckpointIO, find_start, start_from
 def main(config: DictConfig) -> float | None:
     if config.finetune_from is not None:
         start = load(config.finetune_from, key="finetune_from")
-        adopt(config, start.passport)
+        adopt(config, start)
     OmegaConf.resolve(config)
     begin = find_start(config.resume, config.callbacks.checkpoint.folder, config.trainer.max_steps, plain(config))
     if begin.finished:
@@ -39,6 +39,7 @@ def main(config: DictConfig) -> float | None:
         **instantiate(config.diffusion, _convert_="all"),
         **{key: instantiate(config[key]) for key in parts},
         facts=data.facts,
+        pictures=pictures_spec(plain(config)["data"]),
         config=plain(config),
         **{key: config[key] for key in ("seed", "compile")},
     )

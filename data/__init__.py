@@ -11,6 +11,7 @@ from data.latents import Latents
 from data.pictures import Pictures
 from data.pixels import Pixels
 from data.real import Real, real_of_folder, real_of_split
+from data.spec import pictures_from_spec, pictures_spec
 from data.split import Batch
 from data.synthetic import Synthetic
 
@@ -30,6 +31,8 @@ __all__ = [
     "Synthetic",
     "codec_from_spec",
     "folder_classes",
+    "pictures_from_spec",
+    "pictures_spec",
     "real_of_folder",
     "real_of_split",
 ]

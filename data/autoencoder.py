@@ -12,17 +12,21 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from dit.checks import shown
+
 
 class Autoencoder:
     """The AutoencoderKL in the folder `vae` (or in its folder vae/, as pipelines have it), or of that name on the hub.
 
     slicing: one picture at a time; tiling: pictures larger than it was trained on in overlapping tiles; both save
-    memory. Everything runs in float32: the autoencoder of Stable Diffusion 1 overflows in half precision.
+    memory. fetch: download what the hub has of that name; False for a name that a file says, which is then looked for
+    on this machine alone. Everything runs in float32: the autoencoder of Stable Diffusion 1 overflows in half
+    precision.
 
     Raises ValueError, in one sentence, where there is none or diffusers is not installed.
     """
 
-    def __init__(self, vae: str | Path, slicing: bool = False, tiling: bool = False):
+    def __init__(self, vae: str | Path, slicing: bool = False, tiling: bool = False, fetch: bool = True):
         try:
             from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
         except ImportError as error:
@@ -37,9 +41,14 @@ class Autoencoder:
             )
         try:
             loaded: Any = AutoencoderKL.from_pretrained(
-                str(vae) if on_hub else folder, local_files_only=not on_hub, low_cpu_mem_usage=False
+                str(vae) if on_hub else folder, local_files_only=not (on_hub and fetch), low_cpu_mem_usage=False
             )
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            if on_hub and not fetch:
+                raise ValueError(
+                    f"these latents are of the autoencoder {shown(str(vae))}, which is not on this machine; give its "
+                    "folder, vae=DIR, or its name, if you trust it, to fetch it from the hub"
+                ) from error
             where = "from the hub" if on_hub else "from its folder"
             raise ValueError(f"vae={vae} cannot be loaded {where}: {str(error).partition(chr(10))[0]}") from error
         self.network = loaded.float().eval().requires_grad_(False)
@@ -90,7 +99,8 @@ class Autoencoder:
 class LatentCodec:
     """Latents z and model space, (z - shift) scale, each a number or one a channel; `decode` goes on to pixels.
 
-    vae: the autoencoder's folder or name; vae_hash: of its weights, if known, and another one is refused.
+    vae: the autoencoder's folder or name; vae_hash: of its weights, if known, and another one is refused. fetch: see
+    `Autoencoder`.
     """
 
     def __init__(
@@ -101,9 +111,10 @@ class LatentCodec:
         vae_hash: str | None = None,
         slicing: bool = False,
         tiling: bool = False,
+        fetch: bool = False,
     ):
         self.vae, self.scale, self.shift, self.vae_hash = vae, scale, shift, vae_hash
-        self._options = {"slicing": slicing, "tiling": tiling}
+        self._options = {"slicing": slicing, "tiling": tiling, "fetch": fetch}
 
     @cached_property
     def autoencoder(self) -> Autoencoder:

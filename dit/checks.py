@@ -64,8 +64,7 @@ def built(what: str, spec: Any, registry: Mapping[str, Callable[..., T]]) -> T:
 def check_arguments(what: str, call: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
     """Raises ValueError, beginning with `what`, unless `arguments` are plain values that fit the signature of `call`:
     no unknown name, none missing, each of its annotated type. Numbers must be finite."""
-    parameters = inspect.signature(call).parameters
-    hints = get_type_hints(call.__init__ if inspect.isclass(call) else call)
+    parameters, hints = _signature(call)
     for key, value in arguments.items():
         if key not in parameters:
             raise ValueError(f"{what} does not take {shown(key)}; it takes {', '.join(parameters)}")
@@ -74,6 +73,20 @@ def check_arguments(what: str, call: Callable[..., Any], arguments: Mapping[str,
     missing = [key for key, p in parameters.items() if p.default is p.empty and key not in arguments]
     if missing:
         raise ValueError(f"{what} lacks {', '.join(missing)}")
+
+
+def _signature(call: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], dict[str, Any]]:
+    """The parameters of a function, or of the constructor of a class, and their types; a constructor's **keywords are
+    those of the next class above."""
+    parameters: dict[str, inspect.Parameter] = {}
+    hints: dict[str, Any] = {}
+    for function in [each.__init__ for each in inspect.getmro(call)] if inspect.isclass(call) else [call]:
+        found = {key: p for key, p in inspect.signature(function).parameters.items() if key != "self"}
+        parameters = {key: p for key, p in found.items() if p.kind is not p.VAR_KEYWORD} | parameters
+        hints = get_type_hints(function) | hints
+        if not any(p.kind is p.VAR_KEYWORD for p in found.values()):
+            break
+    return parameters, hints
 
 
 def fits(value: Any, hint: Any) -> bool:

@@ -21,6 +21,7 @@ from dit.launch import Task, this_group
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger, WandbLogger
 
+    from dit.checkpoint import Loaded
     from dit.evaluation import Share
 
 
@@ -63,9 +64,10 @@ def plain(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in result.items()}
 
 
-def adopt(config: DictConfig, passport: dict[str, Any]) -> None:
+def adopt(config: DictConfig, loaded: Loaded) -> None:
     """Makes model and diffusion of an unresolved configuration those of a checkpoint, before anything else reads them;
-    pictures, dropout and kernels stay the run's own.
+    pictures, dropout and kernels stay the run's own. What is written there is what network and path say of themselves,
+    never what the file said.
 
     ValueError for an override of what the checkpoint decides. What an experiment chose of it is replaced.
     """
@@ -80,11 +82,11 @@ def adopt(config: DictConfig, passport: dict[str, Any]) -> None:
             )
     unresolved = OmegaConf.to_container(config.model)
     assert isinstance(unresolved, dict)
-    config.model = {**passport["model"], **{key: unresolved[key] for key in ("_target_", *own)}}
+    config.model = {**loaded.network.arguments, **{key: unresolved[key] for key in ("_target_", *own)}}
     config.diffusion = {
-        "path": {"_target_": "dit.diffusion.path_from_spec", "spec": passport["path"]},
-        "kind": passport["kind"],
-        "sigma_data": passport.get("sigma_data", 1.0),
+        "path": {"_target_": "dit.diffusion.path_from_spec", "spec": loaded.denoiser.path.spec},
+        "kind": loaded.denoiser.kind,
+        "sigma_data": loaded.denoiser.sigma_data,
     }
 
 

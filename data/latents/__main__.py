@@ -14,6 +14,7 @@ from data.autoencoder import Autoencoder
 from data.latents.encode import begin, encode, finish, make_plan, missing
 from data.latents.manifest import Manifest
 from data.latents.verify import verify
+from data.spec import pictures_from_spec, pictures_spec
 from dit.cli import entry, pick_device, plain
 from dit.launch import this_group
 
@@ -37,8 +38,8 @@ def main(config: DictConfig) -> None:
     data, out = instantiate(config.data), Path(options["out"]).expanduser()
     data.prepare_data()
     data.setup()
-    source = options["data"]
-    if "root" in source:  # whoever verifies may stand elsewhere
+    source = pictures_spec(options["data"])
+    if source is not None and "root" in source:  # whoever verifies may stand elsewhere
         source["root"] = str(Path(source["root"]).expanduser().resolve())
     plan = make_plan(data, autoencoder, options["dtype"], options["shard_size"], source)
     begin(plan, data, out)
@@ -61,12 +62,9 @@ def main(config: DictConfig) -> None:
 def check(config: DictConfig) -> None:
     options, root = plain(config), Path(config.verify).expanduser()
     plan = Manifest.read(root).plan
-    if options["data_root"] is not None and "root" not in plan.source:
-        raise ValueError(f"data_root={options['data_root']} is nothing to this cache: its pictures have no folder")
-    moved = {} if options["data_root"] is None else {"root": options["data_root"]}
-    data = instantiate({**plan.source, **moved})
+    data = pictures_from_spec(plan.source, options["data_root"])
     data.setup()
-    autoencoder = Autoencoder(options["vae"] or plan.vae)
+    autoencoder = Autoencoder(options["vae"] or plan.vae, fetch=options["vae"] is not None)
     said, picture = verify(root, data, autoencoder, options["shown"], pick_device(options["device"]))
     print(f"{said}\npictures, their latents decoded, and both of the mirror images: {picture}")
 

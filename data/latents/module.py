@@ -84,7 +84,9 @@ class Latents(Pictures):
             different.append(f"the weights of data.vae={vae} have the hash {found}, there {plan.vae_hash} ({plan.vae})")
         if different:
             raise ValueError(f"the cache data.root={root} is another than asked for: {'; '.join(different)}")
-        self.codec = LatentCodec(plan.vae if vae is None else str(vae), **known[normalisation], vae_hash=plan.vae_hash)
+        self.codec = LatentCodec(
+            plan.vae if vae is None else str(vae), **known[normalisation], vae_hash=plan.vae_hash, fetch=vae is not None
+        )
 
     @property
     def all_class_names(self) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from data import Pictures, Real, real_of_folder, real_of_split
+from data import Pictures, Real, pictures_from_spec, real_of_folder, real_of_split
 from dit.checkpoint import Loaded
 from dit.evaluation import (
     SCORES,
@@ -50,21 +50,27 @@ def names_of(options: Mapping[str, Any]) -> Sequence[str]:
     return names
 
 
-def pictures_of(options: Mapping[str, Any], loaded: Loaded | None) -> dict[str, Any] | None:
-    """The configuration of the labelled real pictures: `data`, or else those the model was trained on.
+def given_pictures(options: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The node `data` of the user's own configuration, with `data_root` for its root; None where it is not given."""
+    given = options["data"] if "data" in options else None  # noqa: SIM401 configurations are not asked by get
+    moved = {} if options["data_root"] is None else {"root": options["data_root"]}
+    return given and {**given, **moved}
+
+
+def pictures_of(options: Mapping[str, Any], loaded: Loaded | None) -> Pictures | None:
+    """The labelled real pictures of a model: those it was trained on, as its checkpoint says.
 
     None where there are none, and `real` names pictures to score against; ValueError where it does not.
     """
-    given = options["data"] if "data" in options else None  # noqa: SIM401 configurations are not asked by get
-    if given is None and loaded is not None:
-        try:
-            given = loaded.pictures
-        except ValueError:
-            if options["real"] is None:
-                raise
-    if given is None:
+    if loaded is None:
         return None
-    return given if options["data_root"] is None else {**given, "root": options["data_root"]}
+    try:
+        spec = loaded.pictures
+    except ValueError:
+        if options["real"] is None:
+            raise
+        return None
+    return pictures_from_spec(spec, options["data_root"])
 
 
 def measure_of(

@@ -43,12 +43,14 @@ def start_from(network: DiT, loaded: Loaded, facts: dict[str, Any]) -> str:
         network.load_state_dict({**theirs, _TABLE: table if same else mine[_TABLE]})
         network.label_embed.table.weight[-1] = table[-1]
     said = f"model, diffusion and every weight are the checkpoint's ({loaded.weights}, step {loaded.step})"
-    if same:
-        return said
-    return (
-        f"{said} but the label table: its {len(loaded.class_names)} classes become {len(names)}, whose rows begin "
-        "afresh; the null label's row is kept"
-    )
+    if not same:
+        said += (
+            f" but the label table: its {len(loaded.class_names)} classes become {len(names)}, whose rows begin "
+            "afresh; the null label's row is kept"
+        )
+    if (side := loaded.network.image_size) != network.image_size:
+        said += f"; it was trained at image_size={side}, this run is at {network.image_size}: positions are made anew"
+    return said
 
 
 def _shape(tensor: torch.Tensor | None) -> str:

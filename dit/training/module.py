@@ -41,9 +41,10 @@ class DiTModule(LightningModule):
     """Trains `network` to predict `kind` along `path`; sigma_data is that of the kind "edm".
 
     optimizer: groups of parameters -> Optimizer; scheduler: Optimizer -> LRScheduler, stepped every optimiser step.
-    facts: what the checkpoint tells about the pictures; config: the run's configuration; both plain containers. seed:
-    what is drawn for a picture is a function of (seed, its number in the run), whatever process it falls to. compile: a
-    torch.compile backend for the blocks, or None. on_nonfinite: what to do where a loss or a gradient is no number.
+    facts: what the checkpoint tells about the pictures; pictures: how to open them again; config: the run's
+    configuration, for people to read; all in plain containers. seed: what is drawn for a picture is a function of
+    (seed, its number in the run), whatever process it falls to. compile: a torch.compile backend for the blocks, or
+    None. on_nonfinite: what to do where a loss or a gradient is no number.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class DiTModule(LightningModule):
         scheduler: Callable[[Optimizer], LRScheduler],
         ema: Averages,
         facts: dict[str, Any],
+        pictures: dict[str, Any] | None = None,
         config: dict[str, Any] | None = None,
         seed: int = 0,
         compile: str | None = None,
@@ -92,6 +94,7 @@ class DiTModule(LightningModule):
             "kind": kind,
             "sigma_data": sigma_data,
             "data": facts,
+            "pictures": pictures,
             "config": config or {},
         }
 
@@ -258,6 +261,11 @@ class DiTModule(LightningModule):
 
 def _check_fit(network: DiT, facts: dict[str, Any], loss: Loss) -> None:
     """The configuration interpolates these from the data and the loss; whoever types them must type the same."""
+    if type(network) is not DiT:
+        raise ValueError(
+            f"model must be a dit.model.DiT, got {type(network).__module__}.{type(network).__qualname__}: a checkpoint "
+            "does not say which class it holds, so another one would be loaded as a plain DiT"
+        )
     if network.arguments["learn_variance"] and not loss.learns_variance:
         raise ValueError("model.learn_variance=true needs loss=hybrid_vlb; no other trains that half of the output")
     if loss.learns_variance and not network.arguments["learn_variance"]:

@@ -17,6 +17,23 @@ SIZES = {
 NAMES = ["hen", "newt", "toad, frog"]
 
 
+PASSPORT = {
+    "model": DiT(**SIZES).arguments,
+    "path": DiscreteVP.linear().spec,
+    "kind": "eps",
+    "sigma_data": 1.0,
+    "data": {
+        "image_size": 8,
+        "channels": 4,
+        "num_classes": 3,
+        "class_names": NAMES,
+        "normalisation": {"name": "Pixels", "mean": 0.5, "std": 0.5},
+    },
+    "pictures": None,
+    "config": {},
+}
+
+
 def random_weights(network, seed):
     generator = torch.Generator().manual_seed(seed)
     return {k: torch.randn(v.shape, generator=generator) * 0.2 for k, v in network.state_dict().items()}

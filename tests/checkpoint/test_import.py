@@ -101,18 +101,19 @@ def test_guided_learned_sampling_is_diffusers_step_by_step(tmp_path):
     """DiT as it was published: guidance on three channels, learned variance, 250 of 1,000 steps."""
     steps = 250
     w = weights(doubled=True)
-    theirs = their_transformer(as_diffusers(w), original=True)
+    theirs = their_transformer(as_diffusers(w), original=True).double()
     ours = import_checkpoint(saved(tmp_path, w), "dit", num_heads=2)
+    ours.network.double()
     scheduler = diffusers.DDPMScheduler(variance_type="learned_range", clip_sample=False, timestep_spacing="linspace")
     scheduler.set_timesteps(steps)
-    # States and table in float64 on both sides: the first steps divide by 0.006, which makes much of a last digit.
+    # All in float64 on both sides: the first steps divide by 0.006, which makes much of a last digit.
     scheduler.alphas_cumprod = ours.path.coefficients(torch.arange(1, 1001, dtype=torch.float64) / 1000).alpha ** 2
     noise, labels = X[:2].double(), LABELS[:2]
     x, trajectory, generator = noise, [], torch.Generator().manual_seed(3)
     for timestep in scheduler.timesteps:
         with torch.no_grad():
-            rows = torch.cat([x, x]).float(), timestep.expand(4), torch.cat([labels, torch.full_like(labels, 5)])
-            cond, uncond = theirs(*rows).sample.double().chunk(2)
+            rows = torch.cat([x, x]), timestep.expand(4), torch.cat([labels, torch.full_like(labels, 5)])
+            cond, uncond = theirs(*rows).sample.chunk(2)
         guided = torch.cat([uncond[:, :3] + 4 * (cond[:, :3] - uncond[:, :3]), cond[:, 3:]], 1)
         x = scheduler.step(guided, timestep, x, generator=generator).prev_sample
         trajectory.append(x)

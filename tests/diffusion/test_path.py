@@ -202,7 +202,7 @@ def test_spec_rebuilds_the_path(path):
 def test_bad_tables_are_refused():
     with pytest.raises(ValueError, match=r"betas must be .* inside \(0, 1\)"):
         DiscreteVP([0.1, 1.0])
-    with pytest.raises(ValueError, match="steps of a beta table must be at least 2, got 1"):
+    with pytest.raises(ValueError, match="steps of a beta table must be a whole number from 2 to 1,000,000, got 1"):
         DiscreteVP.linear(steps=1)
     with pytest.raises(ValueError, match="path 'Spiral' is unknown; known are LinearFlow"):
         path_from_spec({"name": "Spiral"})

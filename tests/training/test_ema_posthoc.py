@@ -7,12 +7,14 @@ from functools import partial
 import pytest
 import torch
 
-import dit.checkpoint.snapshots
+import dit.tensors
 from dit.checkpoint import Stored, list_snapshots, load, reconstruct, write_snapshot
 from dit.checkpoint.passport import read_safetensors
+from dit.tensors import TensorFile
 from dit.training import Ema, PowerEma, SaveCheckpoint, SaveSnapshots
 from dit.training.posthoc_ema import main
 from dit.training.schedule import constant
+from tests.checkpoint.ours import PASSPORT
 from tests.configs.test_configs import composed
 from tests.test_scripts import run as script
 from tests.training.tiny import assert_same, digits, module, state, trainer
@@ -93,7 +95,7 @@ def test_float16_costs_a_rounding_of_the_weights(ran, tmp_path):
 
 
 def test_a_value_beyond_float16_stays(tmp_path):
-    stored = Stored({}, "ema length 0.05", 1)
+    stored = Stored(PASSPORT, "ema length 0.05", 1)
     write_snapshot(tmp_path / "ema", {"a": torch.tensor([1e5, 1.0]), "b": torch.ones(2)}, stored, torch.float16)
     assert {k: v.tolist() for k, v in reconstruct(tmp_path, 0.05).state().items()} == {"a": [1e5, 1.0], "b": [1.0, 1.0]}
 
@@ -125,30 +127,16 @@ def test_few_snapshots_are_refused_where_more_serve(ran, tmp_path):
 
 
 def test_one_tensor_of_one_snapshot_is_in_memory_at_a_time(ran, monkeypatch):
-    alive, most = weakref.WeakSet(), []
+    alive, most, read = weakref.WeakSet(), [], TensorFile.tensor
 
-    class Watched:
-        def __init__(self, *args, **kwargs):
-            self.file = safe_open(*args, **kwargs)
+    def watched(file, name):
+        tensor = read(file, name)
+        alive.add(tensor)
+        most.append(len(alive))
+        return tensor
 
-        def __enter__(self):
-            self.file.__enter__()
-            return self
-
-        def __exit__(self, *args):
-            return self.file.__exit__(*args)
-
-        def __getattr__(self, name):
-            return getattr(self.file, name)
-
-        def get_tensor(self, name):
-            tensor = self.file.get_tensor(name)
-            alive.add(tensor)
-            most.append(len(alive))
-            return tensor
-
-    made, safe_open = reconstruct(ran, 0.07), dit.checkpoint.snapshots.safe_open
-    monkeypatch.setattr(dit.checkpoint.snapshots, "safe_open", Watched)
+    made = reconstruct(ran, 0.07)
+    monkeypatch.setattr(TensorFile, "tensor", watched)
     made.state()
     assert len(most) == 40 * len(load(ran / "checkpoints/last.ckpt").network.state_dict())
     assert max(most) == 1
@@ -197,7 +185,7 @@ def test_snapshots_of_another_run_are_not_touched(tmp_path):
 
 
 def test_a_failed_write_leaves_the_old_snapshot(tmp_path, monkeypatch):
-    stored = Stored({}, "ema length 0.05", 1)
+    stored = Stored(PASSPORT, "ema length 0.05", 1)
     write_snapshot(tmp_path, {"a": torch.ones(2)}, stored, torch.float32)
     before = contents(tmp_path)
 
@@ -205,8 +193,8 @@ def test_a_failed_write_leaves_the_old_snapshot(tmp_path, monkeypatch):
         file.write_bytes(b"half")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(dit.checkpoint.snapshots, "save_file", torn)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr(dit.tensors, "save_file", torn)
+    with pytest.raises(ValueError, match=r"safetensors cannot be written: No space left"):
         write_snapshot(tmp_path, {"a": torch.zeros(2)}, stored, torch.float32)
     assert contents(tmp_path) == before
 
