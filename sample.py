@@ -19,7 +19,8 @@ def main(config: DictConfig) -> None:
     device = pick_device(options["device"])
     if options["format"] not in ("png", "npz"):
         raise ValueError(f"format must be png or npz, got {options['format']!r}")
-    check_out(Path(options["out"]))
+    out = Path(options["out"]).expanduser()
+    check_out(out)
     sampler = instantiate(config.sampler)
     loaded = load(options["checkpoint"], options["weights"], device).computing(options["precision"], options["compile"])
     for weak in sampler.guidance.networks.values():
@@ -44,7 +45,7 @@ def main(config: DictConfig) -> None:
         "weights": loaded.weights,
         "normalisation": codec.spec,
     }
-    written = write_samples(Path(options["out"]), images, labels, options["per_class"], protocol, options["format"])
+    written = write_samples(out, images, labels, options["per_class"], protocol, options["format"])
     print(f"{count} images: {written[0]}")
 
 

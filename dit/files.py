@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import secrets
@@ -12,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+_SEAL = "digest"
 _LARGEST_JSON = 1 << 28  # bytes; the plan of ImageNet's latents has a thousandth of that
 
 
@@ -61,21 +63,27 @@ def write_text(file: str | Path, text: str) -> None:
         unfinished.write_text(text, encoding="utf-8")
 
 
-def write_json(file: str | Path, content: Any) -> None:
-    """Write plain containers as indented JSON. Raises as `replaced` does."""
-    write_text(file, json.dumps(content, indent=2, allow_nan=False) + "\n")
+def write_json(file: str | Path, content: dict[str, Any], sealed: bool = False) -> None:
+    """Write plain containers as indented JSON; sealed: with a digest of all of it, which `read_json` checks. Raises as
+    `replaced` does."""
+    seal = {_SEAL: _digest(content)} if sealed else {}
+    write_text(file, json.dumps({**content, **seal}, indent=2, allow_nan=False) + "\n")
 
 
 def read_json(file: str | Path) -> dict[str, Any]:
-    """The JSON object in `file`.
+    """The JSON object in `file`, without its seal.
 
-    Raises ValueError, naming `file`, for what is missing, larger than 256 MiB, nested too deeply, or no JSON object.
+    Raises ValueError, naming `file`, for what is missing, larger than 256 MiB, nested too deeply, no JSON object, or
+    sealed and not what was written.
     """
     file = Path(file)
     try:
         if (size := file.stat().st_size) > _LARGEST_JSON:
             raise ValueError(f"it has {size:,} bytes, of which at most {_LARGEST_JSON:,} are read")
-        return parse_json(file.read_bytes())
+        content = parse_json(file.read_bytes())
+        if content.pop(_SEAL, None) not in (None, _digest(content)):
+            raise ValueError("it is not what was written")
+        return content
     except OSError as error:
         raise ValueError(f"{file} cannot be read: {error.strerror or error}") from error
     except ValueError as error:
@@ -91,6 +99,10 @@ def parse_json(text: str | bytes) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"it must be an object, got a {type(content).__name__}")
     return content
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
 def refusal(error: BaseException | None) -> str | None:

@@ -126,9 +126,10 @@ def load(
 
     Raises ValueError, in one sentence, for a file that is missing, truncated, of another kind, or without `weights`.
     """
-    if Path(file).suffix == ".safetensors":
-        _check_file(Path(file), key)
-        stored, state = read_safetensors(Path(file), key)
+    file = Path(file).expanduser()
+    if file.suffix == ".safetensors":
+        _check_file(file, key)
+        stored, state = read_safetensors(file, key)
         check_weights(weights, stored.weights)
         return build(state, stored.passport, stored.weights, stored.step, device)
     contents = read(file, key)
@@ -140,7 +141,7 @@ def load(
     elif chosen is not None:
         state, weights = averages[chosen], f"ema {chosen}"
     elif any(name.startswith(_LENGTH) for name in averages) and _number(weights) is not None:
-        run = Path(file).resolve().parent.parent
+        run = file.resolve().parent.parent
         made = reconstruct(run, float(weights), step, key="weights")
         state, weights = made.state(), made.stored.weights
     else:
@@ -221,7 +222,7 @@ def check_resume(file: str | Path, max_steps: int) -> None:
 
 def read(file: str | Path, key: str = "checkpoint") -> dict[str, Any]:
     """The plain containers of a checkpoint, on the CPU. ValueError, blaming the setting `key`, if it is not ours."""
-    file = Path(file)
+    file = Path(file).expanduser()
     _check_file(file, key)
     if file.suffix == ".safetensors":
         raise ValueError(f"{key}={file} holds weights and no run; give the path of a .ckpt file that train.py wrote")

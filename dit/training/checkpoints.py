@@ -13,6 +13,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
 from dit.checkpoint import LAST, PREVIOUS, check_sums
+from dit.checks import check_whole
 from dit.files import refusal, replaced
 from dit.training.run_log import RunLog
 from dit.training.signals import Signals
@@ -64,9 +65,8 @@ class SaveCheckpoint(Checkpoint):
     """
 
     def __init__(self, folder: str, every_n_steps: int):
-        if every_n_steps < 1:
-            raise ValueError(f"callbacks.checkpoint.every_n_steps must be at least 1, got {every_n_steps}")
-        self.file, self.every_n_steps = Path(folder) / LAST, every_n_steps
+        check_whole("callbacks.checkpoint.every_n_steps", every_n_steps, least=1)
+        self.file, self.every_n_steps = Path(folder).expanduser() / LAST, every_n_steps
         self._signals = Signals()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -24,6 +24,7 @@ from dit.training.nonfinite import Drawn, NonFinite, Stop
 from dit.training.optimizer import parameter_groups
 from dit.training.resume import align, shared
 from dit.training.sharding import FullySharded, gathered, scattered, shard, whole
+from dit.training.trainer import check_precision
 from dit.training.validation import LevelLoss
 
 
@@ -99,11 +100,7 @@ class DiTModule(LightningModule):
         }
 
     def setup(self, stage: str) -> None:
-        if str(self.trainer.precision).startswith("16"):
-            raise ValueError(
-                f"trainer.precision={self.trainer.precision} skips steps whose gradients overflow, unseen by averages "
-                "and schedules; bf16-mixed and 32-true are allowed"
-            )
+        check_precision(self.trainer.precision)
         if isinstance(self.trainer.strategy, FSDPStrategy):
             raise ValueError("trainer.strategy=fsdp is PyTorch's first FSDP, which renames weights; use trainer=fsdp")
         if self.compile_backend is not None:

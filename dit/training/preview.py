@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
+from dit.checks import check_whole
 from dit.output import contact_sheet
 from dit.solvers import CFG, Sampler
 from dit.training.module import DiTModule
@@ -32,9 +33,8 @@ class Preview(Callback):
 
     def __init__(self, folder: str, sampler: Sampler, every_n_steps: int, classes: int = 10, per_class: int = 4):
         for key, value in {"every_n_steps": every_n_steps, "classes": classes, "per_class": per_class}.items():
-            if value < 1:
-                raise ValueError(f"callbacks.preview.{key} must be at least 1, got {value}")
-        self.folder, self.sampler, self.every_n_steps = Path(folder), sampler, every_n_steps
+            check_whole(f"callbacks.preview.{key}", value, least=1)
+        self.folder, self.sampler, self.every_n_steps = Path(folder).expanduser(), sampler, every_n_steps
         self.classes, self.per_class = classes, per_class
         self._last = -1
 

@@ -36,8 +36,8 @@ def find_start(resume: str | None, folder: str | Path, max_steps: int, config: d
         return Start()
     if resume != "auto":
         check_resume(resume, max_steps)
-        return Start(Path(resume))
-    there = [file for name in (LAST, PREVIOUS) if (file := Path(folder) / name).exists()]
+        return Start(Path(resume).expanduser())
+    there = [file for name in (LAST, PREVIOUS) if (file := Path(folder).expanduser() / name).exists()]
     if not there:
         return Start()
     file, contents = _newest_good(there)

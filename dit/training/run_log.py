@@ -17,7 +17,9 @@ class RunLog(CSVLogger):
     """`save_dir`/`name`/version_0/metrics.csv. A resumed run goes on with it, as if it had never stopped."""
 
     def __init__(self, save_dir: str, name: str = "csv", flush_logs_every_n_steps: int = 100):
-        super().__init__(save_dir, name, version=0, flush_logs_every_n_steps=flush_logs_every_n_steps)
+        super().__init__(
+            str(Path(save_dir).expanduser()), name, version=0, flush_logs_every_n_steps=flush_logs_every_n_steps
+        )
 
     @property
     def experiment(self) -> ExperimentWriter:  # type: ignore[override]

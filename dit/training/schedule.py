@@ -8,17 +8,25 @@ from collections.abc import Callable
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from dit.checks import check_number, check_whole
+
 # The rate at a share x in [0, 1] of the cooldown, over the peak.
 _COOLDOWNS: dict[str, Callable[[float], float]] = {"linear": lambda x: 1 - x, "sqrt": lambda x: 1 - math.sqrt(x)}
 
 
 def constant(optimizer: Optimizer, warmup: int = 0) -> LambdaLR:
-    """Linear rise over `warmup` steps, then constant."""
+    """Linear rise over `warmup` steps, then constant. Raises ValueError for a negative warmup."""
+    check_whole("scheduler.warmup", warmup, least=0)
     return LambdaLR(optimizer, lambda step: _rise(step, warmup))
 
 
 def cosine(optimizer: Optimizer, total: int, warmup: int = 0, final: float = 0.0) -> LambdaLR:
-    """Linear rise over `warmup` steps, then half a cosine down to `final` x the peak at step `total`."""
+    """Linear rise over `warmup` steps, then half a cosine down to `final` x the peak at step `total`.
+
+    Raises ValueError for a negative warmup, one that is not over before `total`, and a `final` outside of [0, 1].
+    """
+    check_whole("scheduler.warmup", warmup, least=0)
+    check_number("scheduler.final", final, least=0, most=1)
     if total <= warmup:
         raise ValueError(f"scheduler.total must exceed scheduler.warmup={warmup}, got {total} (trainer.max_steps)")
 
@@ -40,6 +48,7 @@ def wsd(
     not fit into `total`.
     """
     cooldown = max(1, total // 5) if cooldown is None else cooldown
+    check_whole("scheduler.warmup", warmup, least=0)
     if shape not in _COOLDOWNS:
         raise ValueError(f"scheduler.shape must be one of {', '.join(_COOLDOWNS)}, got {shape!r}")
     if cooldown < 1 or warmup + cooldown > total:

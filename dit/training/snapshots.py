@@ -11,6 +11,7 @@ from lightning import Callback, Trainer
 from torch.distributed.tensor import DTensor
 
 from dit.checkpoint import Stored, list_snapshots, write_snapshot
+from dit.checks import check_whole
 from dit.training.ema import PowerEma
 from dit.training.module import DiTModule
 
@@ -29,11 +30,10 @@ class SaveSnapshots(Callback):
     """
 
     def __init__(self, folder: str, every_n_steps: int, dtype: str = "float32"):
-        if every_n_steps < 1:
-            raise ValueError(f"callbacks.snapshots.every_n_steps must be at least 1, got {every_n_steps}")
+        check_whole("callbacks.snapshots.every_n_steps", every_n_steps, least=1)
         if dtype not in ("float16", "float32"):
             raise ValueError(f"callbacks.snapshots.dtype must be float16 or float32, got {dtype!r}")
-        self.folder, self.every_n_steps, self.dtype = Path(folder), every_n_steps, getattr(torch, dtype)
+        self.folder, self.every_n_steps, self.dtype = Path(folder).expanduser(), every_n_steps, getattr(torch, dtype)
 
     def on_fit_start(self, trainer: Trainer, pl_module: DiTModule) -> None:  # type: ignore[override]
         if not isinstance(pl_module.ema, PowerEma):

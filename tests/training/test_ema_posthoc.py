@@ -210,7 +210,7 @@ def test_a_torn_snapshot_is_named(ran, tmp_path):
 
 
 def test_the_callback_refuses_what_it_cannot_do(tmp_path):
-    with pytest.raises(ValueError, match=r"callbacks\.snapshots\.every_n_steps must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"every_n_steps must be a whole number of at least 1, got 0"):
         SaveSnapshots(str(tmp_path), 0)
     with pytest.raises(ValueError, match=r"callbacks\.snapshots\.dtype must be float16 or float32, got 'int8'"):
         SaveSnapshots(str(tmp_path), 1, "int8")
