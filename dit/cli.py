@@ -16,6 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from dit.checks import printable
 from dit.launch import Task, this_group
 
 if TYPE_CHECKING:
@@ -40,6 +41,9 @@ def entry(
     """
     # Lightning 2.6 calls what PyTorch 2.15 deprecates; nobody who runs a script can do anything about it.
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
+    shown = warnings.formatwarning
+    # A warning may name a file, whose name may hold what a terminal obeys.
+    warnings.formatwarning = lambda message, *rest, **more: shown(printable(str(message)), *rest, **more)
     for name, resolver in (resolvers or {}).items():
         OmegaConf.register_new_resolver(name, resolver, replace=True)
 

@@ -10,6 +10,7 @@ from lightning import Trainer
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from dit.checkpoint import LAST, PREVIOUS, check_resume, read
+from dit.checks import printable
 
 # What makes a run this one rather than another; pictures and weights are compared when a checkpoint is loaded.
 _SAME = ("seed", "model", "diffusion", "times", "loss", "optimizer", "scheduler", "ema")
@@ -111,4 +112,4 @@ def _flat(node: Any, name: str = "") -> dict[str, Any]:
 
 @rank_zero_only
 def say(line: str) -> None:
-    print(line, flush=True)
+    print(printable(line), flush=True)
