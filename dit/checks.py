@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 T = TypeVar("T")
 
 _SHOWN = 120  # characters of a value
+_BEYOND = 1 << 63  # what tensors cannot hold
 _JOINERS = "\u200c\u200d"  # of letters in Persian and Hindi, and of emoji
 
 
@@ -103,17 +104,14 @@ def fits(value: Any, hint: Any) -> bool:
     if hint is float:
         return _is_number(value)
     if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+        return isinstance(value, int) and not isinstance(value, bool) and abs(value) < _BEYOND
     return hint in (bool, str, type(None)) and isinstance(value, hint)
 
 
 def _is_number(value: Any) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # a whole number beyond float64
-        return False
+    return abs(value) < _BEYOND if isinstance(value, int) else math.isfinite(value)
 
 
 def _named(hint: Any) -> str:
