@@ -12,6 +12,7 @@ import torch
 from data import Pixels
 from dit.checkpoint import load
 from dit.diffusion import MSE, DiscreteVP, HybridVLB
+from dit.model import DiT
 from dit.training import SaveCheckpoint, start_from
 from tests.data.test_data import tree  # noqa: F401
 from tests.training.tiny import digits, module, trainer
@@ -96,6 +97,14 @@ def test_two_overrides_fine_tune_on_ones_own_pictures(checkpoint, tree, tmp_path
     assert tuned.passport["model"] == {**start.passport["model"], "num_classes": 3}
     assert tuned.passport["path"] == start.passport["path"]
     assert tuned.passport["config"]["model"]["hidden_size"] == 16
+
+
+def test_another_resolution_is_told(checkpoint):
+    loaded, data = load(checkpoint), digits()
+    facts = {**data.facts, "image_size": 16}
+    larger = DiT(**loaded.network.arguments | {"image_size": 16})
+    assert "trained at image_size=8, this run is at 16: positions are made anew" in start_from(larger, loaded, facts)
+    assert "image_size" not in start_from(DiT(**loaded.network.arguments), loaded, data.facts)
 
 
 @pytest.fixture(scope="module")

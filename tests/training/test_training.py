@@ -1,6 +1,7 @@
 """Training: exact resume, seeds, accumulation, learning at all, and what stops it."""
 
 import math
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -10,12 +11,13 @@ from PIL import Image
 
 from data.split import Batch, InMemory
 from dit.checkpoint import check_resume, load, read
-from dit.diffusion import LogitNormal, Uniform
+from dit.diffusion import MSE, LinearFlow, LogitNormal, Uniform
+from dit.model import DiT
 from dit.output import contact_sheet
 from dit.solvers import CFG, Sampler
-from dit.training import LevelLoss, Preview, SaveCheckpoint
+from dit.training import DiTModule, Ema, LevelLoss, Preview, SaveCheckpoint, make_trainer
 from dit.training.module import step_seed
-from dit.training.schedule import constant, cosine
+from dit.training.schedule import constant, cosine, wsd
 from tests.exact import PATHS, Gaussian
 from tests.training.tiny import assert_same, digits, module, state, trainer
 
@@ -405,6 +407,14 @@ def test_learning_rates_rise_and_fall():
     assert falling[:3] == pytest.approx([1.0, 2.0, 2.0])
     assert falling[6] == pytest.approx(2 * (0.1 + 0.9 / 2))
     assert falling[10:] == pytest.approx([0.2, 0.2])
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    for schedule in (constant, partial(cosine, total=10), partial(wsd, total=10)):
+        for warmup in (-1, 1.5, None, True):
+            with pytest.raises(ValueError, match=r"scheduler\.warmup must be a whole number of at least 0, got"):
+                schedule(optimizer, warmup=warmup)
+    for final in (-1, 1.1, float("nan"), "0"):
+        with pytest.raises(ValueError, match=r"scheduler\.final must be a finite number of at least 0 and at most 1"):
+            cosine(optimizer, total=10, final=final)
     with pytest.raises(ValueError, match=r"scheduler\.total must exceed scheduler\.warmup=5, got 5"):
         cosine(torch.optim.SGD([torch.zeros(1)], lr=1.0), total=5, warmup=5)
 
@@ -424,3 +434,33 @@ def test_ranks_and_accumulated_batches_share_the_strata_of_a_batch(monkeypatch):
             )
             model.training_step(Batch(torch.zeros(4, 1, 8, 8), torch.zeros(4).long(), torch.arange(4)), 0)
     assert sorted((torch.cat(drawn) * 16).floor().long().tolist()) == list(range(16))
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"gradient_clip_val": -1}, r"trainer\.gradient_clip_val must be a finite number of at least 0, got -1"),
+        ({"gradient_clip_val": float("nan")}, r"trainer\.gradient_clip_val must be a finite number .*, got nan"),
+        ({"gradient_clip_val": "1"}, r"trainer\.gradient_clip_val must be a finite number .*, got '1'"),
+        ({"accumulate_grad_batches": 0}, r"trainer\.accumulate_grad_batches must be a whole number of at least 1"),
+        ({"log_every_n_steps": 0}, r"trainer\.log_every_n_steps must be a whole number of at least 1, got 0"),
+        ({"precision": "16-mixed"}, r"trainer\.precision=16-mixed skips steps whose gradients overflow"),
+        ({"precision": 16}, r"trainer\.precision=16 skips steps"),
+        ({"precision": "16-true"}, r"bf16-mixed and 32-true are allowed"),
+    ],
+)
+def test_numbers_that_lightning_would_take_are_refused(settings, sentence):
+    """Negative clipping turns every gradient round; half precision on a CPU becomes bfloat16 without a word."""
+    with pytest.raises(ValueError, match=sentence):
+        make_trainer(accelerator="cpu", max_steps=1, **settings)
+
+
+def test_a_network_that_would_be_loaded_as_another_is_refused():
+    class Doubled(DiT):
+        def forward(self, *arguments, **conditions):
+            return 2 * super().forward(*arguments, **conditions)
+
+    data = digits()
+    network = Doubled(image_size=8, channels=1, num_classes=10, patch_size=4, hidden_size=16, depth=1, num_heads=2)
+    with pytest.raises(ValueError, match=r"model must be a dit\.model\.DiT, got .*Doubled: a checkpoint does not say"):
+        DiTModule(network, LinearFlow(), "velocity", LogitNormal(), MSE("velocity"), None, None, Ema([0.9]), data.facts)
