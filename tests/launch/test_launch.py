@@ -81,6 +81,7 @@ def under_srun(rank, state, *arguments):
     step |= {"STEP_NUM_TASKS": 2, "STEP_NUM_NODES": 1, "STEP_ID": 0, "STEP_NODELIST": "127.0.0.1"}
     step |= {"PROCID": rank, "LOCALID": rank, "NODEID": 0}
     env = {**ENVIRONMENT, **{f"SLURM_{key}": str(value) for key, value in step.items()}}
+    del env["DITLAB_JOB_SECRET"]
     env |= {"XDG_STATE_HOME": str(state), "RANK": str(rank), "WORLD_SIZE": "2"}  # the latter two for the stand-in
     return subprocess.Popen([*SCRIPT, *arguments], cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True)
 

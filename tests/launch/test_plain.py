@@ -102,9 +102,10 @@ def test_a_job_is_entered_as_hydra_would(tmp_path, monkeypatch):
     HydraConfig.instance().set_config(again.whole)
     assert HydraConfig.get().mode is RunMode.MULTIRUN
     assert HydraConfig.get().job.name == "run-3"
-    for made in (job, again):
-        made.pin_time()
-    assert job.config.time == again.config.time
+    job.pin_time()
+    time = job.config.time
+    again.pin_time()
+    assert again.config.time == time
 
 
 class Color(Enum):
