@@ -7,6 +7,7 @@ import pytest
 import torch
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the commands that tests start: several run side by side
+os.environ.setdefault("DITLAB_JOB_SECRET", "a secret of the tests")  # else torchrun makes one in the home folder
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("WANDB_SILENT", "true")
 

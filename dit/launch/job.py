@@ -4,48 +4,61 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 import time
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import configure_log, setup_globals
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dit.launch.plain import dumps, loads, put_together, taken_apart
 
 
 @dataclass
 class Job:
-    """config: unresolved, as a task function gets it; hydra: what `${hydra:}` reads, the output directory included."""
+    """config: unresolved, as a task function gets it; whole: what Hydra composed, with its own node `hydra` (output
+    directory included), whose interpolations may lead anywhere in it."""
 
     config: DictConfig
-    hydra: Any
+    whole: DictConfig
     moment: float = field(default_factory=time.time)
 
     @classmethod
     def of(cls, config: DictConfig) -> Job:
         """The job that Hydra is running in this process."""
-        return cls(config, HydraConfig.instance().cfg)
+        whole = HydraConfig.get()._get_parent()  # type: ignore[attr-defined]
+        assert isinstance(whole, DictConfig)
+        return cls(config, whole)
 
     @property
     def folder(self) -> str:
-        return self.hydra.hydra.runtime.output_dir
+        return self.whole.hydra.runtime.output_dir
 
     def packed(self) -> bytes:
-        # Pickled, as the launchers of Hydra do: types, flags and what was already resolved stay as they are.
-        return pickle.dumps(self)
+        """JSON. Raises ValueError for a configuration that is not plain data."""
+        return dumps([taken_apart(self.config), taken_apart(self.whole), self.moment])
 
     @staticmethod
     def unpacked(content: bytes) -> Job:
-        return pickle.loads(content)
+        """Reads `content` as data: nothing in it is imported or called. Raises ValueError if it is malformed."""
+        try:
+            config, whole, moment = loads(content)
+            job = Job(put_together(config), put_together(whole, {"hydra": HydraConf}), float(moment))
+            if not isinstance(job.folder, str):
+                raise TypeError(job.folder)
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OmegaConfBaseException) as error:
+            raise ValueError("the job handed to this process is malformed; nothing was run") from error
+        return job
 
     def enter(self, rank: int) -> DictConfig:
         """Makes this process one that runs the job, as Hydra would have; only rank 0 writes the log file."""
         setup_globals()
         self.pin_time()
-        HydraConfig.instance().cfg = self.hydra
-        settings = self.hydra.hydra
+        HydraConfig.instance().set_config(self.whole)
+        settings = self.whole.hydra
         os.environ.update({key: str(value) for key, value in settings.job.env_set.items()})
         if settings.job.chdir:
             os.chdir(self.folder)

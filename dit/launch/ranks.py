@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import signal
 import subprocess
@@ -15,7 +14,9 @@ from contextlib import contextmanager
 from functools import partial
 from typing import IO, Any
 
-from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
+from dit.launch.collectives import LOOPBACK, hosted_store
+from dit.launch.group import HANDED
+from dit.launch.handover import Inherited
 
 GRACE = 15.0  # seconds between asking the ranks beside a broken one to end and making them
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -23,7 +24,8 @@ _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 class Ranks:
-    """`size` processes of `command`, each handed the packed job by a store that this process hosts.
+    """`size` processes of `command`, each handed the packed job in a file that it inherits. This process also hosts the
+    store through which torch.distributed finds its peers.
 
     They lead process groups of their own, so that a terminal's Ctrl-C reaches them once, through here; when this
     process dies, by whatever signal, the kernel kills them. environment: on top of this process's; output: where they
@@ -38,9 +40,8 @@ class Ranks:
         environment: Mapping[str, str] | None = None,
         output: IO[bytes] | None = None,
     ):
-        store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-        self._store = PrefixStore("dit/0", store)
-        self._store.set("job", job)  # type: ignore[arg-type]
+        self._store, self._handed = hosted_store(), Inherited.of(job)
+        self._said: dict[str, Any] | None = None  # by the ranks, once all have ended
         self._broken: tuple[int, int] | None = None  # the first rank that failed, and its code
         self._deadline = 0.0
         shared = {
@@ -51,8 +52,9 @@ class Ranks:
             "LOCAL_WORLD_SIZE": str(size),
             "GROUP_WORLD_SIZE": "1",
             "GROUP_RANK": "0",
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(store.port),
+            "MASTER_ADDR": LOOPBACK,
+            "MASTER_PORT": str(self._store.port),
+            HANDED: str(self._handed.descriptor),
             # With these, torch and Lightning know that processes and store are there.
             "TORCHELASTIC_RUN_ID": f"dit-{os.getpid()}",
             "TORCHELASTIC_RESTART_COUNT": "0",
@@ -66,6 +68,7 @@ class Ranks:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
+                pass_fds=[self._handed.descriptor],
                 process_group=0,
                 preexec_fn=partial(_die_with, os.getpid()),
             )
@@ -83,6 +86,9 @@ class Ranks:
             self._deadline = time.monotonic() + GRACE
             self.send(signal.SIGTERM)
         if None not in codes:
+            if self._said is None:
+                self._said = self._handed.said()
+                self._handed.close()
             code = self._broken[1] if self._broken else 0
             return 128 - code if code < 0 else code
         if self._broken is not None and time.monotonic() > self._deadline:
@@ -95,20 +101,20 @@ class Ranks:
 
     @property
     def value(self) -> Any:
-        """What the job returned; None too if it returned nothing."""
-        return json.loads(self._store.get("value")) if self.finished else None
+        """What the job returned, once it is over; None too if it returned nothing."""
+        return (self._said or {}).get("value")
 
     @property
     def finished(self) -> bool:
         """Whether rank 0 came to the end of the job, rather than leaving early with exit code 0."""
-        return self._store.check(["value"])
+        return "value" in (self._said or {})
 
     @property
     def error(self) -> str | None:
         """The sentence of the first rank that failed; None where it could not say any, and others only followed."""
         if self._broken is not None and self._broken[1] < 0:
             return None
-        return self._store.get("error").decode() if self._store.check(["error"]) else None
+        return (self._said or {}).get("error")
 
     @property
     def death(self) -> str:

@@ -19,9 +19,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from dit.launch.collectives import confine
 from dit.launch.devices import adopt_group, check_starter, count_ranks
 from dit.launch.folder import held
 from dit.launch.group import RANK_OF, Group, this_group
+from dit.launch.handover import Signed
 from dit.launch.job import Job
 from dit.launch.ranks import Ranks, wait
 
@@ -69,8 +71,8 @@ class Task:
             if group is not None:
                 job = Job.of(config)
                 job.pin_time()
-                if group.rank == 0:
-                    group.publish(job.packed())
+                if isinstance(group.channel, Signed):
+                    group.channel.publish(job.packed())
                 return self._run(config, group)
             count = self.count(config)
             return self._spread(config, count) if count > 1 else self._hold(config)
@@ -81,23 +83,24 @@ class Task:
         if sys.argv[1:2] == [RANK_OF]:
             warnings.filterwarnings("ignore", message="The `srun` command is available")
         if group is not None and (sys.argv[1:2] == [RANK_OF] or (self.trainer and group.rank > 0)):
-            if content := group.receive():
-                config = Job.unpacked(content).enter(group.rank)
-                with self._one_sentence(group, sweeping=False):
-                    self._run(config, group)
+            with self._one_sentence(group, sweeping=False):
+                if content := group.channel.receive():
+                    self._run(Job.unpacked(content).enter(group.rank), group)
         elif group is None or not self.trainer:
             hydra_main()
             if self.failed:
                 raise SystemExit(1)
         else:
+            with self._one_sentence(group, sweeping=False):
+                channel = group.channel
             try:
                 if {"-m", "--multirun"} & set(sys.argv[1:]):
                     sys.stderr.write(f"error: a sweep starts its own processes: run it without {group.starter}\n")
                     raise SystemExit(1)
                 hydra_main()
             finally:
-                if not group.store.check(["job"]):
-                    group.publish(b"")
+                if isinstance(channel, Signed) and not channel.published:
+                    channel.publish(b"")
 
     def count(self, config: DictConfig, gpus: int | None = None) -> int:
         """How many processes of this machine the job is for. gpus: as in `count_ranks`. ValueError for a mistake."""
@@ -124,6 +127,7 @@ class Task:
 
     def _run(self, config: DictConfig, group: Group) -> Any:
         self._check(config)
+        confine(group.nodes)
         if self.trainer:
             adopt_group(config[self.trainer], group)
         value = self._hold(config) if group.rank == 0 else self.main(config)

@@ -75,24 +75,25 @@ def test_ranks_of_torchrun_agree_on_the_folder(tmp_path):
     check_two_ranks(folder)
 
 
-def under_srun(rank, *arguments):
-    """One task of two of a job step, with the variables srun sets."""
+def under_srun(rank, state, *arguments):
+    """One task of two of a job step, with the variables srun sets; state: the folder of the user's secret."""
     step = {"NTASKS": 2, "NTASKS_PER_NODE": 2, "NNODES": 1, "JOB_ID": 1234, "JOB_NAME": "t", "NODELIST": "127.0.0.1"}
     step |= {"STEP_NUM_TASKS": 2, "STEP_NUM_NODES": 1, "STEP_ID": 0, "STEP_NODELIST": "127.0.0.1"}
     step |= {"PROCID": rank, "LOCALID": rank, "NODEID": 0}
     env = {**ENVIRONMENT, **{f"SLURM_{key}": str(value) for key, value in step.items()}}
-    # What torch wants beside; Lightning sets these.
-    env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29377", "RANK": str(rank), "WORLD_SIZE": "2"}
+    del env["DITLAB_JOB_SECRET"]
+    env |= {"XDG_STATE_HOME": str(state), "RANK": str(rank), "WORLD_SIZE": "2"}  # the latter two for the stand-in
     return subprocess.Popen([*SCRIPT, *arguments], cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.mark.slow
 def test_tasks_of_srun_agree_on_the_folder(tmp_path):
-    tasks = [under_srun(rank, f"hydra.run.dir={tmp_path}/${{now:%f}}") for rank in range(2)]
+    where = f"hydra.run.dir={tmp_path}/runs/${{now:%f}}"
+    tasks = [under_srun(rank, tmp_path / "state", where) for rank in range(2)]
     for task in tasks:
         error = task.communicate()[1]
         assert task.returncode == 0, error
-    (folder,) = tmp_path.iterdir()
+    (folder,) = (tmp_path / "runs").iterdir()
     check_two_ranks(folder)
 
 
@@ -152,12 +153,11 @@ def test_a_killed_rank_is_reported(tmp_path, capfd):
 
 FOLLOWING = """
 import os, signal, time
-from torch.distributed import PrefixStore, TCPStore
+from dit.launch.handover import Inherited
 if os.environ["RANK"] == "1":
     time.sleep(0.5)
     os.kill(os.getpid(), signal.SIGKILL)
-store = PrefixStore("dit/0", TCPStore("127.0.0.1", int(os.environ["MASTER_PORT"]), is_master=False))
-store.set("error", "the other side is gone")
+Inherited(int(os.environ["DITLAB_JOB_DESCRIPTOR"])).first_to_fail("the other side is gone")
 raise SystemExit(1)
 """
 
@@ -298,7 +298,10 @@ def test_a_group_is_read_from_the_environment():
     slurm |= {"SLURM_STEP_ID": "2"}
     for nodes, first in {"gpu[07-09,12],cpu1": "gpu07", "a-1,a-2": "a-1", "one": "one", "n-[1,3]": "n-1"}.items():
         group = _group({**slurm, "SLURM_STEP_NODELIST": nodes})
-        assert group == Group(3, 8, 4, 2, "srun", (first, 18658), hosts=True)
+        assert group == Group(3, 8, 4, 2, "srun", (first, None), hosts=True, name="123456.2")
+    one = {**slurm, "SLURM_STEP_NUM_NODES": "1", "SLURM_STEP_NODELIST": "n"}
+    assert _group(one).address == ("127.0.0.1", None)
+    assert _group({**one, "MASTER_ADDR": "n", "MASTER_PORT": "7"}).address == ("n", 7)
     assert _group({**slurm, "SLURM_STEP_NUM_TASKS": "1"}) is None
     assert _group({**slurm, "SLURM_PTY_PORT": "1", "SLURM_STEP_NODELIST": "n"}) is None
 
