@@ -138,6 +138,11 @@ def test_code_in_a_pickle_is_not_run(tmp_path, capsys):
             {"beta_schedule": "sigmoid"},
             "has beta_schedule='sigmoid'.*; known are",
         ),
+        (
+            "../scheduler/scheduler_config.json",
+            {"use_flow_sigmas": True},
+            "has use_flow_sigmas=True, a flow and no table of betas",
+        ),
         ("../scheduler/scheduler_config.json", {"prediction_type": "flow"}, "has prediction_type='flow'.*; known are"),
         (
             "../scheduler/scheduler_config.json",
