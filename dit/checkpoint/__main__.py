@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -51,6 +53,13 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--num-heads", type=int, help="for widths of which no number of heads was published")
         command.add_argument("--num-classes", type=int, help="for a network trained without label dropout")
         command.add_argument("--class-tokens-from", type=int, help="the block from which JiT's class tokens stand")
+        command.add_argument(
+            "--setting",
+            action="append",
+            default=[],
+            metavar="KEY=VALUE",
+            help="an option it was trained with, where its file does not say: path_type=GVP, noise_scale=2",
+        )
 
     give = commands.add_parser("export", help="write weights and passport for others")
     give.add_argument("file", help=".ckpt or .safetensors of ours")
@@ -69,6 +78,8 @@ def _inspect(said: argparse.Namespace) -> None:
         for name in ("num_heads", "num_classes", "class_tokens_from"):
             if getattr(said, name) is not None:
                 raise ValueError(f"--{name.replace('_', '-')}={getattr(said, name)} needs --source; ours say it")
+        if said.setting:
+            raise ValueError(f"--setting={said.setting[0]} needs --source; ours say it")
     loaded = load(said.file, said.weights) if source is None else _imported(said, source)
     rows = list(_rows(loaded))
     width = max(len(name) for name, _ in rows)
@@ -103,8 +114,33 @@ def _imported(said: argparse.Namespace, source: str) -> Loaded:
         num_heads=said.num_heads,
         num_classes=said.num_classes,
         class_tokens_from=said.class_tokens_from,
-        class_names=None if file is None else file.read_text().splitlines(),
+        class_names=None if file is None else _class_names(file),
+        settings=dict(_setting(text) for text in said.setting),
     )
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    name, sign, value = text.partition("=")
+    if not (name and sign):
+        raise ValueError(f"--setting={text} must be KEY=VALUE")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value  # a word
+
+
+def _class_names(file: Path) -> list[str]:
+    """One name a line. ValueError, naming the line, for an empty one and for control characters."""
+    try:
+        lines = file.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--class-names={file} is not UTF-8 text; save it as UTF-8") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or any(unicodedata.category(sign) in ("Cc", "Zl", "Zp") for sign in line):
+            raise ValueError(
+                f"--class-names={file} must have a name without control characters in line {number}, got {line!a}"
+            )
+    return lines
 
 
 def _rows(loaded: Loaded) -> Iterator[tuple[str, str]]:

@@ -212,6 +212,8 @@ def path_and_kind(folder: Path, scheduler: dict[str, Any]) -> tuple[GaussianPath
     """The path and kind that a scheduler was configured for. ValueError where it is none that we know."""
     if "beta_schedule" not in scheduler:
         raise ValueError(f"{folder} has a {scheduler.get('_class_name')}, which is made of no table of betas")
+    if scheduler.get("use_flow_sigmas"):
+        raise ValueError(f"{folder} has use_flow_sigmas={scheduler['use_flow_sigmas']!r}, a flow and no table of betas")
     told = _SCHEDULER_DEFAULTS | scheduler
     kinds = {theirs: ours for ours, theirs in _KINDS.items()}
     if told["prediction_type"] not in kinds:

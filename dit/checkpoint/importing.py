@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from dit.checkpoint import diffusers
 from dit.checkpoint.load import AS_GIVEN, Loaded, build, check_weights
-from dit.checkpoint.reference import FAMILIES, convert, read_weights
+from dit.checkpoint.reference import FAMILIES, as_written, convert, read_weights
+from dit.checkpoint.settings import published_jit, read_meaning
 from dit.checkpoint.shapes import Told
 from dit.diffusion import Denoiser, DiscreteVP, GaussianPath
 
 SOURCES = (*FAMILIES, "diffusers")
 
-_SD_SCALE = 0.18215  # scaling factor of Stable Diffusion's autoencoder, in whose latents DiT and SiT were trained
+_SD_SCALE = 0.18215  # scaling factor of Stable Diffusion's autoencoder ...
+_OF_SD = ("dit", "sit", "repa")  # ... in whose latents these were trained
 
 
 def import_checkpoint(file: str | Path, source: str, **told: Any) -> Denoiser:
@@ -34,10 +36,11 @@ def import_loaded(
     num_classes: int | None = None,
     class_tokens_from: int | None = None,
     class_names: Sequence[str] | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> Loaded:
     """The network of somebody else's checkpoint, with a passport of ours.
 
-    source: "dit", "sit", "lightningdit" or "jit", whose `file` is a state dict or a training checkpoint; or
+    source: "dit", "sit", "repa", "lightningdit" or "jit", whose `file` is a state dict or a training checkpoint; or
     "diffusers", whose `file` is the folder of a DiTTransformer2DModel, or of the pipeline it is in. weights: "ema", or
     "raw" where a training checkpoint has both.
 
@@ -45,28 +48,37 @@ def import_loaded(
     from which JiT's class tokens stand; num_classes, for a network trained without label dropout, whose table has no
     row for "no class". class_names: one a label; their numbers, or what diffusers' folder says, if None.
 
-    Raises ValueError, in one sentence, for a file that is none of these, with all differences of names and shapes, and
-    for what is still to be said.
+    A training checkpoint says with which options it was trained (path_type, prediction, noise_scale, ...): they are
+    honoured, or refused. settings: the same for files that do not say; what neither says is as published.
+
+    Warns of weights that were left out, and of options that are not known here. Raises ValueError, in one sentence, for
+    a file that is none of these, with all differences of names and shapes, for options that cannot be expressed here,
+    and for what is still to be said.
     """
     if source not in SOURCES:
         raise ValueError(f"source must be one of {', '.join(SOURCES)}, got {source!r}")
     file, told = Path(file), Told(num_heads, num_classes, class_tokens_from)
     if source == "diffusers":
         told.check_unused(source, "num_heads", "num_classes", "class_tokens_from")
+        if settings:
+            raise ValueError(f"settings={dict(settings)} cannot be told of source={source}; leave it out")
         return _import_folder(file, weights, class_names)
     family = FAMILIES[source]
-    tensors, weights = read_weights(file, family, weights)
-    arguments, state = convert(file, family, tensors, told)
-    if source == "jit" and arguments["image_size"] >= 512:
-        warnings.warn(
-            "JiT was published at 512 pixels with noise of standard deviation 2, and is sampled here with 1; train or "
-            "choose one of noise_scale 1",
-            UserWarning,
-            stacklevel=2,
-        )
-    scale = _SD_SCALE if source in ("dit", "sit") else None  # LightningDiT's statistics are in a file of their own
-    normalisation = _normalisation(arguments["channels"], scale)
-    passport = _passport(arguments, family.path, family.kind, normalisation, source, class_names)
+    tensors, weights, options = read_weights(file, family, weights, settings)
+    meaning, said = read_meaning(source, options, settings)
+    tensors, left_out = as_written(family, tensors)
+    if left_out:
+        said.append(f"left out {len(left_out)} tensors {family.left_out}* of {file}, which only training needs")
+    arguments, state = convert(file, family, tensors, meaning, told)
+    if source == "jit" and "noise_scale" not in options and (path := published_jit(file, arguments["image_size"])):
+        meaning = replace(meaning, path=path)
+        said.append(f"{file} does not say its noise_scale: {path.noise_scale:g} is taken, as published at 512 pixels")
+    for text in said:
+        warnings.warn(text, UserWarning, stacklevel=2)
+    normalisation = {"name": "Latents", "scale": meaning.scale}
+    if meaning.scale is None:
+        normalisation = _normalisation(arguments["channels"], _SD_SCALE if source in _OF_SD else None)
+    passport = _passport(arguments, meaning.path, meaning.kind, normalisation, source, class_names)
     return _complete(build(state, passport, weights, 0))
 
 

@@ -1,11 +1,11 @@
-"""The names that DiT's own code gave to weights, which SiT, LightningDiT and JiT kept: what they are called here."""
+"""The names that DiT's own code gave to weights, kept by SiT, REPA, LightningDiT and JiT: what they are called here."""
 
 from __future__ import annotations
 
 import argparse
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,39 +14,39 @@ from torch import Tensor
 
 from dit.checkpoint.differences import check_names, check_table
 from dit.checkpoint.load import AS_GIVEN, unpickled
+from dit.checkpoint.settings import Meaning, Options, read_options
 from dit.checkpoint.shapes import Told, arguments_of
-from dit.diffusion import DiscreteVP, GaussianPath, LinearFlow
 from dit.model import DiT
 from dit.model.position import AxialRotary, sincos_positions, unrotated_before
-
-_DATA_TIME = LinearFlow(time_scale=1.0, data_time=True)
 
 
 @dataclass(frozen=True)
 class Family:
-    """What the published code of a family says and its weights do not.
+    """What the published code of a family says of its weights, and their shapes do not.
 
     entries: where a training checkpoint keeps which weights. learns_variance: the second half of a doubled head is a
-    variance; else it was never trained, and is dropped. negated: its velocity runs from noise to data, ours from data
-    to noise. modern: RMSNorm, SwiGLU, class tokens and norms of queries and keys may occur. position: see `DiT`; None
-    where the tables in the file tell.
+    variance; else it was never trained, and is dropped. modern: RMSNorm, SwiGLU and class tokens may occur. qk_norm:
+    norms of queries and keys may. position: see `DiT`; None where the tables in the file tell. left_out: begins the
+    names of weights that only training needs. later_blocks: what REPA's first release called the blocks behind those
+    that its projectors look into, counted anew.
     """
 
     name: str
-    path: GaussianPath
-    kind: str
     entries: Mapping[str, str] = field(default_factory=lambda: {"ema": "ema", "raw": "model"})
     learns_variance: bool = False
-    negated: bool = False
     modern: bool = False
+    qk_norm: bool = False
     position: str | None = "sincos"
+    left_out: str | None = None
+    later_blocks: str | None = None
 
 
 FAMILIES = {
-    "dit": Family("DiT", DiscreteVP.linear(), "eps", learns_variance=True),
-    "sit": Family("SiT", _DATA_TIME, "velocity", negated=True),
-    "lightningdit": Family("LightningDiT", _DATA_TIME, "velocity", negated=True, modern=True, position=None),
-    "jit": Family("JiT", _DATA_TIME, "x0", {"ema": "model_ema1", "raw": "model"}, modern=True, position="sincos_rope"),
+    "dit": Family("DiT", learns_variance=True),
+    "sit": Family("SiT"),
+    "repa": Family("REPA", qk_norm=True, left_out="projectors.", later_blocks="decoder_blocks"),
+    "lightningdit": Family("LightningDiT", modern=True, qk_norm=True, position=None),
+    "jit": Family("JiT", {"ema": "model_ema1", "raw": "model"}, modern=True, qk_norm=True, position="sincos_rope"),
 }
 
 # Ours, and theirs; a key is renamed by the first that begins it.
@@ -71,9 +71,11 @@ _RENAMES = (
 _WRAPPERS = ("_orig_mod.", "module.", "net.")  # of torch.compile, of data parallelism, of JiT's Denoiser
 
 
-def read_weights(file: Path, family: Family, weights: str) -> tuple[dict[str, Tensor], str]:
-    """The tensors of a `family` checkpoint, on the CPU, and which weights they are. A file with none of the entries of
-    a training checkpoint is a state dict itself.
+def read_weights(
+    file: Path, family: Family, weights: str, told: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Tensor], str, Options]:
+    """The tensors of a `family` checkpoint, on the CPU, which weights they are, and the options they were trained with,
+    of the file and as `told`. A file with none of the entries of a training checkpoint is a state dict itself.
 
     Raises ValueError for a file that is missing, no checkpoint, or without `weights`.
     """
@@ -81,20 +83,23 @@ def read_weights(file: Path, family: Family, weights: str) -> tuple[dict[str, Te
         raise ValueError(f"checkpoint={file} is no file; give the .pt or .pth file of a {family.name}")
     if weights not in family.entries:
         raise ValueError(f"weights must be {' or '.join(family.entries)} for a {family.name}, got {weights!r}")
-    with torch.serialization.safe_globals([argparse.Namespace]):  # what training scripts were called with
+    # What training scripts were called with. Unpickling fills its __dict__ and calls nothing of it.
+    with torch.serialization.safe_globals([argparse.Namespace]):
         contents = unpickled(file, "checkpoint")
     if not isinstance(contents, dict):
         raise ValueError(f"{file} is no {family.name}: it holds a {type(contents).__name__} rather than a state dict")
-    there = [name for name, entry in family.entries.items() if entry in contents]
+    there = [name for name, entry in family.entries.items() if contents.get(entry) is not None]
+    options = read_options(file, contents if there else {}, told)
     if weights in there:
         contents = contents[family.entries[weights]]
     elif there or weights != "ema":
         raise ValueError(f"weights={weights} is not in {file}; it holds {' and '.join(there) or 'weights as given'}")
     else:
         weights = AS_GIVEN
-    if not isinstance(contents, dict) or not all(isinstance(value, Tensor) for value in contents.values()):
+    named = isinstance(contents, dict) and all(isinstance(name, str) for name in contents)
+    if not named or not all(isinstance(value, Tensor) for value in contents.values()):
         raise ValueError(f"{file} is no {family.name}: its entries are {', '.join(map(str, list(contents)[:4]))}")
-    return {_unwrapped(name): tensor for name, tensor in contents.items()}, weights
+    return {_unwrapped(name): tensor for name, tensor in contents.items()}, weights, options
 
 
 def _unwrapped(name: str) -> str:
@@ -103,15 +108,55 @@ def _unwrapped(name: str) -> str:
     return name
 
 
+def as_written(family: Family, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """`tensors` in the form that `convert` reads, whichever form a `family` wrote them in; and the names left out."""
+    left_out = [name for name in tensors if family.left_out is not None and name.startswith(family.left_out)]
+    tensors = {name: tensor for name, tensor in tensors.items() if name not in left_out}
+    if family.later_blocks is not None:
+        first = len({name.split(".")[1] for name in tensors if name.startswith("blocks.")})
+        again = re.compile(re.escape(family.later_blocks) + r"\.(\d+)\.")
+        tensors = {again.sub(lambda found: f"blocks.{first + int(found[1])}.", n): t for n, t in tensors.items()}
+    if family.modern:
+        tensors |= _with_shifts(tensors)
+    return tensors, left_out
+
+
+def _with_shifts(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Modulations without shifts (LightningDiT's wo_shift: scale and gate of attention, scale and gate of the MLP) as
+    ones whose shifts are zero, which compute the same."""
+    shifted = {}
+    for name, weight in tensors.items():
+        bias = tensors.get(name.removesuffix("weight") + "bias")
+        if not re.fullmatch(r"blocks\.\d+\.adaLN_modulation\.1\.weight", name) or bias is None:
+            continue
+        if weight.ndim == 2 and len(weight) == len(bias) == 4 * weight.shape[1]:
+            for part, rows in ((name, weight), (name.removesuffix("weight") + "bias", bias)):
+                none = torch.zeros_like(rows[: weight.shape[1]])
+                attention, mlp = rows.chunk(2)
+                shifted[part] = torch.cat([none, attention, none, mlp])
+    return shifted
+
+
 def convert(
-    file: Path, family: Family, tensors: dict[str, Tensor], told: Told
+    file: Path, family: Family, tensors: dict[str, Tensor], meaning: Meaning, told: Told
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The arguments of our network and its state dict, of what `read_weights` read.
+    """The arguments of our network and its state dict, of what `read_weights` read and what it means.
 
     Raises ValueError, in one sentence, where the arguments cannot be told, or where the tensors are not those of a
     `family` network of these arguments.
     """
-    arguments, built = arguments_of(file, family.name, tensors, told, modern=family.modern, position=family.position)
+    if told.num_classes is None:
+        told = replace(told, num_classes=meaning.num_classes)
+    arguments, built = arguments_of(
+        file,
+        family.name,
+        tensors,
+        told,
+        modern=family.modern,
+        qk_norm=family.qk_norm,
+        position=meaning.arguments.get("position", family.position),
+    )
+    arguments = {**meaning.arguments, **arguments}
     arguments["learn_variance"] = family.learns_variance and built["learn_variance"]
     with torch.device("meta"):
         network = DiT(**{**arguments, **built})
@@ -132,7 +177,7 @@ def convert(
     for name in ("final.linear.weight", "final.linear.bias"):
         if built["learn_variance"] and not arguments["learn_variance"]:
             state[name] = _first_half(state[name], arguments["channels"])
-        if family.negated:
+        if meaning.negated:
             state[name] = -state[name]
     if built["num_classes"] < arguments["num_classes"]:  # labels were never dropped, so no row stands for "no class"
         rows = state["label_embed.table.weight"]

@@ -13,8 +13,9 @@ from torch import Tensor
 from dit.checkpoint.differences import check_names
 
 # Neither the heads nor the block from which JiT's class tokens stand can be read from shapes; these were published.
-_HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16, 1280: 16}  # by width
+_HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16, 1280: 16, 1536: 24, 1792: 28}  # by width
 _CLASS_TOKENS_FROM = {12: 4, 24: 8, 32: 10}  # by depth
+_LAYERNORM_EPS = 1e-5  # PyTorch's, which queries and keys have wherever they have a LayerNorm
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,12 @@ class Told:
 
 
 def arguments_of(
-    file: Path, what: str, tensors: dict[str, Tensor], told: Told, *, modern: bool, position: str | None
+    file: Path, what: str, tensors: dict[str, Tensor], told: Told, *, modern: bool, qk_norm: bool, position: str | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Arguments of our `DiT`, without learn_variance; and those by which the network was built otherwise, with it.
 
-    modern: look for RMSNorm, SwiGLU, class tokens and norms of queries and keys. position: None to look for tables of
-    rotation. Raises ValueError where a tensor that tells is missing, or something cannot be told.
+    modern: look for RMSNorm, SwiGLU and class tokens. qk_norm: look for norms of queries and keys. position: None to
+    look for tables of rotation. Raises ValueError where a tensor that tells is missing, or something cannot be told.
     """
     narrow = modern and "x_embedder.proj1.weight" in tensors
     gated = modern and "blocks.0.mlp.w12.weight" in tensors
@@ -61,7 +62,7 @@ def arguments_of(
         "patch_size": patch,
         "hidden_size": width,
         "depth": depth,
-        "num_heads": _heads(file, tensors, width, told.num_heads, modern),
+        "num_heads": _heads(file, tensors, width, told.num_heads),
         "mlp_ratio": _gated_ratio(inner // 2, width) if gated else _ratio(inner, width),
         "position": position or ("sincos_rope" if "feat_rope.freqs_cos" in tensors else "sincos"),
     }
@@ -73,9 +74,12 @@ def arguments_of(
         arguments |= {
             "norm": "rmsnorm" if "blocks.0.norm1.weight" in tensors else "layernorm",
             "mlp": "swiglu" if gated else "gelu",
-            "qk_norm": "blocks.0.attn.q_norm.weight" in tensors,
             "bottleneck": embed if narrow else 0,
         }
+    if qk_norm:
+        arguments["qk_norm"] = "blocks.0.attn.q_norm.weight" in tensors
+        if arguments.get("norm", "layernorm") == "layernorm":
+            arguments["qk_norm_eps"] = _LAYERNORM_EPS
     if modern and "in_context_posemb" in tensors:
         arguments["class_tokens"] = tensors["in_context_posemb"].shape[-2]
         arguments["class_tokens_from"] = _class_tokens_from(file, depth, told.class_tokens_from)
@@ -93,12 +97,13 @@ def _check_telling(file: Path, what: str, tensors: dict[str, Tensor], ranks: dic
             raise ValueError(f"{file} is no {what}: {name} has {present[name].ndim} axes, expected {rank}")
 
 
-def _heads(file: Path, tensors: dict[str, Tensor], width: int, told: int | None, modern: bool) -> int:
-    normed = tensors.get("blocks.0.attn.q_norm.weight") if modern else None
+def _heads(file: Path, tensors: dict[str, Tensor], width: int, told: int | None) -> int:
     if told is not None:
         return told
-    if normed is not None:
-        return width // max(len(normed), 1)
+    # Both are as wide as a head.
+    for name in ("blocks.0.attn.q_norm.weight", "feat_rope.freqs_cos"):
+        if name in tensors and tensors[name].ndim and 0 < tensors[name].shape[-1] <= width:
+            return width // tensors[name].shape[-1]
     if width not in _HEADS:
         raise ValueError(f"{file} has width {width}, of which no number of heads was published; give num_heads")
     return _HEADS[width]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -78,45 +78,84 @@ class GaussianPath(ABC):
 
 
 @dataclass(frozen=True)
-class LinearFlow(GaussianPath):
-    """Rectified flow: alpha = 1 - t, sigma = t (Liu et al. 2023; Lipman et al. 2023, eq. 20).
+class ContinuousPath(GaussianPath):
+    """A path whose alpha and sigma are formulas in t, with the conventions that networks of others were trained in.
 
-    data_time: the network is told time_scale (1 - t), as SiT, LightningDiT and JiT are.
+    time_scale: the network is given time_scale t. data_time: it is given time_scale (1 - t), as in SiT, LightningDiT
+    and JiT. noise_scale: sigma is multiplied by it, so that t = 1 has noise of this standard deviation (Li and He 2025,
+    JiT: 2 at 512 pixels). Raises ValueError if a scale is not a positive number or data_time not a boolean.
+
+    A leaf gives both formulas at noise_scale 1.
     """
 
-    time_scale: float = 1000.0
-    data_time: bool = False
+    time_scale: float = field(default=1000.0, kw_only=True)
+    data_time: bool = field(default=False, kw_only=True)
+    noise_scale: float = field(default=1.0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        for name in ("time_scale", "noise_scale"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+                raise ValueError(f"path.{name} must be a positive number, got {value!r}")
+        if not isinstance(self.data_time, bool):
+            raise ValueError(f"path.data_time must be true or false, got {self.data_time!r}")
+
+    @abstractmethod
+    def unit_coefficients(self, t: Tensor) -> Coefficients:
+        """`coefficients` at noise_scale 1."""
+
+    @abstractmethod
+    def unit_t_from_log_snr(self, log_snr: Tensor) -> Tensor:
+        """`t_from_log_snr` at noise_scale 1."""
 
     def coefficients(self, t: Tensor) -> Coefficients:
-        one = torch.ones_like(t)
-        return Coefficients(1 - t, t, -one, one)
+        c, scale = self.unit_coefficients(t), self.noise_scale
+        return c if scale == 1 else Coefficients(c.alpha, scale * c.sigma, c.d_alpha, scale * c.d_sigma)
 
     def t_from_log_snr(self, log_snr: Tensor) -> Tensor:
-        return torch.sigmoid(-log_snr / 2)
+        return self.unit_t_from_log_snr(log_snr if self.noise_scale == 1 else log_snr + 2 * math.log(self.noise_scale))
 
     def network_time(self, t: Tensor) -> Tensor:
         return self.time_scale * (1 - t if self.data_time else t)
 
     @property
     def spec(self) -> dict[str, Any]:
-        return {"name": "LinearFlow", "time_scale": self.time_scale} | ({"data_time": True} if self.data_time else {})
+        # Only what is not the default, so that specs written before an option existed stay equal.
+        conventions = (f for f in fields(ContinuousPath) if getattr(self, f.name) != f.default)
+        return {"name": type(self).__name__} | {f.name: getattr(self, f.name) for f in conventions}
 
 
 @dataclass(frozen=True)
-class Trigonometric(GaussianPath):
+class LinearFlow(ContinuousPath):
+    """Rectified flow: alpha = 1 - t, sigma = t (Liu et al. 2023; Lipman et al. 2023, eq. 20)."""
+
+    def unit_coefficients(self, t: Tensor) -> Coefficients:
+        one = torch.ones_like(t)
+        return Coefficients(1 - t, t, -one, one)
+
+    def unit_t_from_log_snr(self, log_snr: Tensor) -> Tensor:
+        return torch.sigmoid(-log_snr / 2)
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        return {"name": "LinearFlow", "time_scale": self.time_scale} | super().spec
+
+
+@dataclass(frozen=True)
+class Trigonometric(ContinuousPath):
     """alpha = cos(pi t / 2), sigma = sin(pi t / 2): GVP of Ma et al. 2024 (SiT), with time turned to noise."""
 
-    def coefficients(self, t: Tensor) -> Coefficients:
+    def unit_coefficients(self, t: Tensor) -> Coefficients:
         rate = math.pi / 2
         sine, cosine = torch.sin(rate * t), torch.sin(rate * (1 - t))  # sin(1 - .): exactly 0 at t = 1
         return Coefficients(cosine, sine, -rate * sine, rate * cosine)
 
-    def t_from_log_snr(self, log_snr: Tensor) -> Tensor:
+    def unit_t_from_log_snr(self, log_snr: Tensor) -> Tensor:
         return torch.atan(torch.exp(-log_snr / 2)) * (2 / math.pi)
 
 
 @dataclass(frozen=True)
-class VPContinuous(GaussianPath):
+class VPContinuous(ContinuousPath):
     """Variance-preserving SDE (Song et al. 2021b, eq. 32): alpha^2 = exp(-integral of beta), beta = r(t)^power.
 
     r is linear in t, so power 1 is the linear schedule and power 2, with beta_min 0.85 and beta_max 12, the continuous
@@ -131,7 +170,7 @@ class VPContinuous(GaussianPath):
         low, high = self.beta_min ** (1 / self.power), self.beta_max ** (1 / self.power)
         return low, high - low, low + (high - low) * t
 
-    def coefficients(self, t: Tensor) -> Coefficients:
+    def unit_coefficients(self, t: Tensor) -> Coefficients:
         low, _, root = self._root(t)
         n = self.power + 1
         # (root^n - low^n) / (n rise), divided out: exactly 0 at t = 0.
@@ -140,7 +179,7 @@ class VPContinuous(GaussianPath):
         alpha, sigma = torch.exp(-integral / 2), torch.sqrt(-torch.expm1(-integral))
         return Coefficients(alpha, sigma, -beta / 2 * alpha, beta / 2 * alpha**2 / sigma)
 
-    def t_from_log_snr(self, log_snr: Tensor) -> Tensor:
+    def unit_t_from_log_snr(self, log_snr: Tensor) -> Tensor:
         low, rise, _ = self._root(log_snr)
         n = self.power + 1
         integral = torch.nn.functional.softplus(-log_snr)  # ln(1 + u^2)
@@ -148,7 +187,8 @@ class VPContinuous(GaussianPath):
 
     @property
     def spec(self) -> dict[str, Any]:
-        return {"name": "VPContinuous", "beta_min": self.beta_min, "beta_max": self.beta_max, "power": self.power}
+        own = {"beta_min": self.beta_min, "beta_max": self.beta_max, "power": self.power}
+        return {"name": "VPContinuous"} | own | super().spec
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -102,7 +103,8 @@ class SelfAttention(nn.Module):
     """Multi-head self-attention over tokens [B, N, W].
 
     num_kv_heads: heads of keys and values: as many as queries have, fewer (grouped-query) or 1 (multi-query attention).
-    qk_norm: the norm of each head's queries and keys, or None (Dehghani et al. 2023, section 2).
+    qk_norm: the norm of each head's queries and keys, with epsilon qk_norm_eps, or None (Dehghani et al. 2023, section
+    2).
     """
 
     def __init__(
@@ -112,6 +114,7 @@ class SelfAttention(nn.Module):
         backend: str = "sdpa",
         num_kv_heads: int | None = None,
         qk_norm: str | None = None,
+        qk_norm_eps: float = 1e-6,
     ):
         super().__init__()
         check_backend(backend)
@@ -121,7 +124,8 @@ class SelfAttention(nn.Module):
         self.qkv = Linear(hidden_size, sum(self.heads) * self.head_dim)
         self.proj = Linear(hidden_size, hidden_size)
         if qk_norm is not None:
-            self.q_norm, self.k_norm = (make_norm(qk_norm, self.head_dim, modulated=False) for _ in range(2))
+            norm = partial(make_norm, qk_norm, self.head_dim, modulated=False, eps=qk_norm_eps)
+            self.q_norm, self.k_norm = norm(), norm()
         else:
             self.q_norm, self.k_norm = nn.Identity(), nn.Identity()
 

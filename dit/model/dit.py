@@ -35,6 +35,7 @@ class DiT(nn.Module):
     before the picture's from block `class_tokens_from` on. bottleneck: width of a narrow layer in the patch embedding,
     0 for none. augment_dim: so many numbers tell how a picture was augmented, 0 for none (Karras et al. 2022, EDM,
     appendix F.2). time_endpoint, mlp_norm_eps: where diffusers' DiT differs from the original; see `TimeEmbed`.
+    qk_norm_eps: epsilon of the norms of queries and keys; 1e-5 where others use PyTorch's LayerNorm as it comes.
 
     attention: a kernel of `attention.py`. activation_checkpointing: recompute every n-th block in the backward pass,
     trading time for memory: 1 for every block, 0 for none. Neither is part of `arguments`, from which a checkpoint
@@ -67,6 +68,7 @@ class DiT(nn.Module):
         augment_dim: int = 0,
         time_endpoint: bool = False,
         mlp_norm_eps: float = 1e-6,
+        qk_norm_eps: float = 1e-6,
         attention: str = "sdpa",
         activation_checkpointing: int = 0,
     ):
@@ -91,7 +93,13 @@ class DiT(nn.Module):
             norm=partial(make_norm, norm, hidden_size),
             mlp_norm=partial(make_norm, norm, hidden_size, eps=mlp_norm_eps),
             attention=partial(
-                SelfAttention, hidden_size, num_heads, attention, num_kv_heads, qk_norm=norm if qk_norm else None
+                SelfAttention,
+                hidden_size,
+                num_heads,
+                attention,
+                num_kv_heads,
+                qk_norm=norm if qk_norm else None,
+                qk_norm_eps=qk_norm_eps,
             ),
             cross_attention=partial(CrossAttention, hidden_size, num_heads, attention),
             mlp=partial(MLPS[mlp], hidden_size, int(hidden_size * mlp_ratio)),
@@ -225,7 +233,7 @@ def _check(**arguments: Any) -> None:
     for key in ("learn_variance", "qk_norm", "time_endpoint"):
         if not isinstance(arguments[key], bool):
             raise ValueError(f"model.{key} must be true or false, got {arguments[key]!r}")
-    for key, smallest in {"mlp_ratio": 2 / arguments["hidden_size"], "mlp_norm_eps": 0}.items():
+    for key, smallest in {"mlp_ratio": 2 / arguments["hidden_size"], "mlp_norm_eps": 0, "qk_norm_eps": 0}.items():
         value = arguments[key]
         if not isinstance(value, int | float) or not max(smallest, 1e-30) <= value < math.inf:
             raise ValueError(f"model.{key} must be a positive number, got {value!r}")

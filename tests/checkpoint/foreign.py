@@ -24,7 +24,7 @@ def saved(folder, contents):
 
 def weights(
     width=24, depth=2, patch=2, channels=4, side=4, classes=5, *, heads=2, doubled=False, rms=False, gated=False,
-    normed=False, rope=False, tokens=0, bottleneck=0, ratio=4, seed=0,
+    normed=False, rope=False, tokens=0, bottleneck=0, ratio=4, seed=0, shifts=True,
 ):  # fmt: skip
     """Names and random tensors; `side` in tokens."""
     generator = torch.Generator().manual_seed(seed)
@@ -64,13 +64,15 @@ def weights(
         if normed:
             for name in ("q_norm", "k_norm"):
                 out[f"{block}.attn.{name}.weight"] = 1 + rand(width // heads, scale=0.3)
+                if not rms:
+                    out[f"{block}.attn.{name}.bias"] = rand(width // heads, scale=0.3)
         if gated:
             layer(f"{block}.mlp.w12", 2 * inner, width)
             layer(f"{block}.mlp.w3", width, inner)
         else:
             layer(f"{block}.mlp.fc1", inner, width)
             layer(f"{block}.mlp.fc2", width, inner)
-        layer(f"{block}.adaLN_modulation.1", 6 * width, width)
+        layer(f"{block}.adaLN_modulation.1", (6 if shifts else 4) * width, width)
     if rms:
         out["final_layer.norm_final.weight"] = 1 + rand(width, scale=0.3)
     layer("final_layer.linear", patch * patch * channels * (1 + doubled), width)
@@ -102,6 +104,8 @@ def forward(w, x, time, labels, *, heads=2, rope=False, tokens_from=0):
         return linear(v, w[f"{name}.weight"], w[f"{name}.bias"])
 
     def norm(name, v):
+        if f"{name}.bias" in w:
+            return layer_norm(v, v.shape[-1:], w[f"{name}.weight"], w[f"{name}.bias"], eps=1e-5)  # PyTorch's default
         if f"{name}.weight" in w:
             return v / (v.square().mean(-1, keepdim=True) + 1e-6).sqrt() * w[f"{name}.weight"]
         return layer_norm(v, v.shape[-1:], eps=1e-6)
@@ -125,7 +129,9 @@ def forward(w, x, time, labels, *, heads=2, rope=False, tokens_from=0):
         if "in_context_posemb" in w and n == tokens_from:
             before = w["in_context_posemb"].shape[1]
             x = torch.cat([label[:, None] + w["in_context_posemb"], x], 1)
-        shift1, scale1, gate1, shift2, scale2, gate2 = apply(f"{block}.adaLN_modulation.1", c).chunk(6, -1)
+        modulation = apply(f"{block}.adaLN_modulation.1", c).split(width, -1)
+        shift1, shift2 = (modulation[0], modulation[3]) if len(modulation) == 6 else (0, 0)
+        scale1, gate1, scale2, gate2 = modulation[-5:-3] + modulation[-2:] if len(modulation) == 6 else modulation
         h = norm(f"{block}.norm1", x) * (1 + scale1) + shift1
         q, k, v = apply(f"{block}.attn.qkv", h).reshape(batch, -1, 3, heads, head_dim).permute(2, 0, 3, 1, 4)
         if f"{block}.attn.q_norm.weight" in w:

@@ -9,7 +9,7 @@ import torch
 
 from dit.checkpoint import import_loaded, load
 from dit.checkpoint.__main__ import main
-from tests.checkpoint.foreign import weights
+from tests.checkpoint.foreign import JIT, weights
 from tests.checkpoint.ours import checkpoint
 
 
@@ -65,6 +65,9 @@ def test_in_and_out_and_inspected_again(tmp_path, capsys):
         (["inspect", "nothing.ckpt"], "checkpoint=nothing.ckpt does not exist; "),
         (["inspect", "{foreign}"], "is of another kind: it has no state_dict, ema, passport"),
         (["inspect", "{foreign}", "--source", "sit"], "has width 24, of which no number of heads was published"),
+        (["inspect", "{ours}", "--setting", "path_type=VP"], "--setting=path_type=VP needs --source; ours say it"),
+        (["import", "sit", "{foreign}", "x.safetensors", "--setting", "VP"], "--setting=VP must be KEY=VALUE"),
+        (["import", "sit", "{foreign}", "x.safetensors", "--setting", "path_type=2"], "path_type=2, which cannot be"),
         (["inspect", "{ours}", "--num-heads", "2"], "--num-heads=2 needs --source; ours say it"),
         (["import", "dit", "{foreign}", "x.safetensors", "--class-names", "nothing.txt"], "nothing.txt"),
         (["import", "dit", "{foreign}", "{ours}"], "is there already; give another name"),
@@ -97,3 +100,44 @@ def test_it_is_a_command(tmp_path):
     )
     assert (run.returncode, run.stdout) == (1, "")
     assert run.stderr == "error: weights must be ema, raw or one of 0.999, 0.9, got '0.1'\n"
+
+
+def test_options_are_told_by_hand(tmp_path, capsys):
+    torch.save(weights(**JIT), tmp_path / "foreign.pt")
+    said = ["--setting", "noise_scale=2", "--setting", "label_drop_prob=0.0"]
+    assert main(["inspect", str(tmp_path / "foreign.pt"), "--source", "jit", *said]) == 0
+    table = printed(capsys)
+    assert table["path.noise_scale"] == "2"
+    assert table["model.class_dropout"] == "0.0"
+    torch.save(weights(), tmp_path / "foreign.pt")
+    said = ["--setting", "path_type=GVP", "--num-heads", "2"]
+    assert main(["inspect", str(tmp_path / "foreign.pt"), "--source", "sit", *said]) == 0
+    assert printed(capsys)["path.name"] == "Trigonometric"
+
+
+def test_names_of_classes_as_editors_save_them(tmp_path, capsys):
+    torch.save(weights(), tmp_path / "foreign.pt")
+    names = tmp_path / "names.txt"
+
+    def command(out):
+        files = [str(tmp_path / "foreign.pt"), str(tmp_path / out)]
+        return main(["import", "dit", *files, "--num-heads", "2", "--class-names", str(names)])
+
+    for number, content in enumerate((b"\xef\xbb\xbfant\r\nbee\r\ncat\r\ndog\r\neel\r\n", b"ant\nbee\ncat\ndog\neel")):
+        names.write_bytes(content)
+        assert command(f"{number}.safetensors") == 0
+        assert load(tmp_path / f"{number}.safetensors").class_names == ["ant", "bee", "cat", "dog", "eel"]
+    capsys.readouterr()
+    for content, message in (
+        (b"ant\nb\x1b[31mee\ncat\ndog\neel", r"in line 2, got 'b\x1b[31mee'"),
+        (b"ant\nbee\ncat\x0bdog\neel", r"in line 3, got 'cat\x0bdog'"),
+        ("ant\nbee\u2028x\ncat".encode(), r"in line 2, got 'bee\u2028x'"),
+        (b"ant\n\ncat\ndog\neel\n", "in line 2, got ''"),
+        ("ant".encode("utf-16"), "is not UTF-8 text; save it as UTF-8"),
+    ):
+        names.write_bytes(content)
+        assert command("x.safetensors") == 1
+        said = capsys.readouterr().err
+        assert said.startswith(f"error: --class-names={names} ")
+        assert message in said
+        assert said.count("\n") == 1

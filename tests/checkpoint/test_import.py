@@ -185,19 +185,13 @@ def test_a_jit(tmp_path, depth, tokens, begin, told):
     assert torch.equal(again(X[:, :3], T, LABELS).x0, ours(X[:, :3], T, LABELS).x0)
 
 
-def test_jit_s_noise_at_512_pixels_is_warned_of(tmp_path):
-    w = weights(**JIT | {"rope": False}, width=4 * 8, patch=64, side=8)
-    with pytest.warns(UserWarning, match="512 pixels with noise of standard deviation 2"):
-        import_loaded(saved(tmp_path, w), "jit")
-
-
 def test_training_checkpoints_hold_both_weights_and_what_they_were_called_with(tmp_path):
     ema, raw = weights(seed=1), weights(seed=2)
     contents = {
         "model": {f"module.{k}": v for k, v in raw.items()},
         "ema": {f"_orig_mod.{k}": v for k, v in ema.items()},
     }
-    file = saved(tmp_path, contents | {"opt": {"state": {}}, "args": argparse.Namespace(model="DiT-S/2", lr=1e-4)})
+    file = saved(tmp_path, contents | {"opt": {"state": {}}, "args": argparse.Namespace(lr=1e-4)})
     for source in ("dit", "sit"):
         for weights_, w in (("ema", ema), ("raw", raw)):
             loaded = import_loaded(file, source, weights=weights_, num_heads=2)

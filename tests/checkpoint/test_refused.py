@@ -58,7 +58,7 @@ def test_rotation_tables_are_checked(tmp_path):
 @pytest.mark.parametrize(
     ("source", "told", "message"),
     [
-        ("pixart", {}, "source must be one of dit, sit, lightningdit, jit, diffusers, got 'pixart'"),
+        ("pixart", {}, "source must be one of dit, sit, repa, lightningdit, jit, diffusers, got 'pixart'"),
         ("dit", {}, "has width 24, of which no number of heads was published; give num_heads"),
         ("dit", {"num_heads": 5}, "num_heads must divide hidden_size 24, got 5"),
         ("dit", {"num_heads": 2, "weights": "0.9"}, "weights must be ema or raw for a DiT, got '0.9'"),
@@ -137,6 +137,11 @@ def test_code_in_a_pickle_is_not_run(tmp_path, capsys):
             "../scheduler/scheduler_config.json",
             {"beta_schedule": "sigmoid"},
             "has beta_schedule='sigmoid'.*; known are",
+        ),
+        (
+            "../scheduler/scheduler_config.json",
+            {"use_flow_sigmas": True},
+            "has use_flow_sigmas=True, a flow and no table of betas",
         ),
         ("../scheduler/scheduler_config.json", {"prediction_type": "flow"}, "has prediction_type='flow'.*; known are"),
         (

@@ -5,7 +5,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dit.diffusion import DiscreteVP, LinearFlow, Shifted, VarianceExploding, path_from_spec
+from dit.diffusion import (
+    DiscreteVP,
+    LinearFlow,
+    Prediction,
+    Shifted,
+    Trigonometric,
+    VarianceExploding,
+    VPContinuous,
+    path_from_spec,
+)
+from dit.diffusion.prediction import parts
 from tests.exact import PATHS
 
 OWN_TIME = {name: path for name, path in PATHS.items() if name != "shifted"}  # whose derivatives are of the path inside
@@ -197,6 +207,58 @@ def test_spec_rebuilds_the_path(path):
     again = path_from_spec(path.spec)
     assert torch.equal(again.coefficients(t).sigma, path.coefficients(t).sigma)
     assert torch.equal(again.network_time(t), path.network_time(t))
+
+
+@pytest.mark.parametrize("path", [LinearFlow, Trigonometric, VPContinuous])
+def test_conventions_of_others_are_the_same_on_every_continuous_path(path):
+    plain, other = path(), path(time_scale=1.0, data_time=True, noise_scale=2.0)
+    t = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64, requires_grad=True)
+    here, there = plain.coefficients(t), other.coefficients(t)
+    assert torch.equal(there.alpha, here.alpha)
+    assert torch.equal(there.sigma, 2 * here.sigma)
+    (auto,) = torch.autograd.grad(there.sigma.sum(), t)
+    torch.testing.assert_close(there.d_sigma, auto, rtol=1e-9, atol=0)
+    torch.testing.assert_close(other.t_from_log_snr(other.log_snr(t)), t, rtol=1e-9, atol=0)
+    assert torch.equal(other.network_time(t), 1 - t)
+    assert torch.equal(plain.network_time(t), 1000 * t)
+    # x0 and eps of unit variance come out of every kind, whatever the scale of the noise.
+    x0, eps, at = torch.randn(3, 2, dtype=torch.float64), torch.randn(3, 2, dtype=torch.float64), t.detach()
+    c = other.coefficients(at)
+    for kind in ("eps", "v", "velocity", "score"):
+        a, b = parts(kind, c.like(x0))
+        said = Prediction(a * x0 + b * eps, kind, other.interpolate(x0, eps, at), c)
+        torch.testing.assert_close(said.x0, x0)
+        torch.testing.assert_close(said.eps, eps)
+
+
+def test_specs_hold_only_the_conventions_that_are_not_the_default():
+    """So that what was written before they existed stays equal."""
+    assert LinearFlow().spec == {"name": "LinearFlow", "time_scale": 1000.0}
+    assert LinearFlow(time_scale=1.0, data_time=True).spec == {
+        "name": "LinearFlow",
+        "time_scale": 1.0,
+        "data_time": True,
+    }
+    assert Trigonometric().spec == {"name": "Trigonometric"}
+    assert VPContinuous().spec == {"name": "VPContinuous", "beta_min": 0.1, "beta_max": 20.0, "power": 1}
+    for path in (Trigonometric, VPContinuous):
+        other = path(time_scale=1.0, data_time=True, noise_scale=2.0)
+        assert other.spec == path().spec | {"time_scale": 1.0, "data_time": True, "noise_scale": 2.0}
+        assert path_from_spec(other.spec) == other
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"noise_scale": 0}, r"path\.noise_scale must be a positive number, got 0"),
+        ({"noise_scale": float("nan")}, r"path\.noise_scale must be a positive number, got nan"),
+        ({"time_scale": True}, r"path\.time_scale must be a positive number, got True"),
+        ({"data_time": "yes"}, r"path\.data_time must be true or false, got 'yes'"),
+    ],
+)
+def test_bad_conventions_are_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        Trigonometric(**wrong)
 
 
 def test_bad_tables_are_refused():
