@@ -22,10 +22,11 @@ from dit.solvers.guidance import (
     Rescale,
     Stage,
     StepContext,
+    VelocityLimit,
 )
 from dit.solvers.multistep import DPMSolver2, DPMSolverPP, UniPC
 from dit.solvers.noise import ImageNoise
-from dit.solvers.ode import RK4, Euler, Heun, Midpoint
+from dit.solvers.ode import RK4, RK38, Euler, Heun, Midpoint
 from dit.solvers.sample import NFE, Sampler, Samples, sample
 from dit.solvers.sde import DDIM, Ancestral, Churn, EulerMaruyama, Langevin, SDEDPMSolverPP
 from dit.solvers.solver import Solver, SolverState
@@ -36,6 +37,7 @@ __all__ = [
     "DDIM",
     "NFE",
     "RK4",
+    "RK38",
     "TNR",
     "Ancestral",
     "Autoguidance",
@@ -76,6 +78,7 @@ __all__ = [
     "TableGrid",
     "UniPC",
     "UniformGrid",
+    "VelocityLimit",
     "make_grid",
     "sample",
 ]

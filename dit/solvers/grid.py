@@ -57,10 +57,26 @@ class Grid(ABC):
 @dataclass(frozen=True)
 class UniformGrid(Grid):
     """Equal steps in t from 1 to 0. On a table whose length `steps` divides, all levels are table entries
-    ("trailing" spacing)."""
+    ("trailing" spacing).
+
+    last: t of the last level above clean data, which then takes one step of its own: SiT and REPA walk their SDE down
+    to 0.04 by equal steps, and from there to 0. None: all steps are equal.
+    """
+
+    last: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.last is not None and not 0 < self.last < 1:
+            raise ValueError(f"grid.last must lie between 0 and 1, or be null, got {self.last}")
 
     def levels(self, path: GaussianPath, count: int) -> Tensor:
+        if self.last is not None:
+            return torch.linspace(1, self.last, count, dtype=torch.float64)
         return torch.linspace(1, 0, count + 1, dtype=torch.float64)[:-1]
+
+    def levels_to_min(self, path: GaussianPath, steps: int) -> Tensor:
+        return super().levels_to_min(path, steps) if self.last is None else self.levels(path, steps + 1)
 
 
 @dataclass(frozen=True)
@@ -68,8 +84,11 @@ class TableGrid(Grid):
     """Entries of a table of T betas, by the names of diffusers (Lin et al. 2024, table 2).
 
     trailing: T, T - T/n, ...: the last entry first. leading: 0, T//n, 2 T//n, ... plus `offset`; never reaches the
-    last entry, so a path that ends there is started too clean. linspace: n entries from the first to the last (the last
-    alone for n = 1), which with n = 250 is DiT's respacing.
+    last entry unless n = T, so a path that ends there is started too clean. linspace: n entries from the first to the
+    last (the last alone for n = 1).
+
+    DiT's respacing (that of guided-diffusion) calls linspace "n", such as "250", and leading "ddimn", such as
+    "ddim250", for an n that divides T; for others its stride is T/n rounded up, ours rounded down as in diffusers.
     """
 
     spacing: Literal["trailing", "leading", "linspace"] = "trailing"
@@ -78,7 +97,9 @@ class TableGrid(Grid):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.spacing not in ("trailing", "leading", "linspace"):
-            raise ValueError(f"grid.spacing must be trailing, leading or linspace, got {self.spacing!r}")
+            raise ValueError(
+                f"grid.spacing must be trailing, leading (ddimN in DiT) or linspace (N in DiT), got {self.spacing!r}"
+            )
         if self.offset and self.spacing != "leading":
             raise ValueError(f"grid.offset belongs to leading spacing, got {self.offset} with {self.spacing}")
 

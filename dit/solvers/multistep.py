@@ -49,6 +49,16 @@ def _advance(
     return d.sigma / c.sigma * x + d.alpha * mixture  # [B, *D]
 
 
+def _kept(others: Past, h: float, lower_above: float | None) -> Past:
+    """The newest of `others` alone if a step of half log-SNR h is too long for a parabola, else all of them."""
+    return others if lower_above is None or 2 * h <= lower_above else others[:1]
+
+
+def _check_lower_above(value: float | None) -> None:
+    if value is not None and not value > 0:
+        raise ValueError(f"solver.lower_above must be positive, a log-SNR, or null for never, got {value}")
+
+
 def _half_log_snr(path: GaussianPath, t: Tensor) -> float:
     return float(path.log_snr(t)) / 2
 
@@ -61,14 +71,19 @@ class DPMSolverPP(Solver):
     3M integrates the parabola through three pictures exactly and begins with a step of 2S, one evaluation more, so that
     it is of third order; the form found elsewhere halves the quadratic term and is of second.
 
+    lower_above: of 3M, the length in log-SNR above which a step is one of 2M, or None for never. A parabola through
+    pictures that far apart errs more than a line; with few steps those are the last steps of most grids.
+
     A step from pure noise or to clean data has no length in log-SNR and is an Euler step.
     """
 
     order: int = 2
     multistep: bool = True
     variant: Literal["midpoint", "heun"] = "midpoint"
+    lower_above: float | None = 1.5
 
     def __post_init__(self) -> None:
+        _check_lower_above(self.lower_above)
         if (self.order, self.multistep) not in ((2, False), (2, True), (3, True)):
             raise ValueError(
                 "solver.order must be 2, or 3 with solver.multistep=true, "
@@ -92,11 +107,14 @@ class DPMSolverPP(Solver):
         x0 = prediction.x0  # [B, *D]
         state = replace(state, memory=((ends[0], x0), *past)[: self.order - 1])
         others = tuple(((place - ends[0]) / h, value) for place, value in past)
+        kept = _kept(others, h, self.lower_above)
+        is_2m = self.order == 2 or len(kept) < len(others)
+        others = kept
         if not self.multistep or (self.order == 3 and not past):
             middle = path.t_from_log_snr(torch.tensor(ends[0] + ends[1], dtype=torch.float64))
             c = path.coefficients(middle).like(x)
             x0, others = predict(prediction.combine(c.alpha, c.sigma), middle).x0, ()
-        return _advance(x, x0, here, there, h, others, self.order == 2 and self.variant == "midpoint"), state
+        return _advance(x, x0, here, there, h, others, is_2m and self.variant == "midpoint"), state
 
 
 @dataclass(frozen=True)
@@ -116,10 +134,12 @@ class UniPC(Solver):
     """UniPC-p, B2, in x0 (Zhao et al. 2023, algorithms 1 and 2): a multistep predictor of order p, then the same step
     again with the picture predicted at its end, which the next step needs anyway. The whole is of order p + 1.
 
-    order: p, as in the name. One evaluation a step; the last result is not corrected.
+    order: p, as in the name. One evaluation a step; the last result is not corrected. lower_above: of UniPC-3, the
+    length in log-SNR above which a step is one of UniPC-2, or None for never; see `DPMSolverPP`.
     """
 
     order: int = 2
+    lower_above: float | None = 1.5
     evaluations = 1
 
     @property
@@ -129,6 +149,7 @@ class UniPC(Solver):
     def __post_init__(self) -> None:
         if self.order not in (1, 2, 3):
             raise ValueError(f"solver.order must be 1, 2 or 3, got {self.order}")
+        _check_lower_above(self.lower_above)
 
     def step(self, predict, path, x, t, t_next, state, noise):
         here, there = path.coefficients(t), path.coefficients(t_next)
@@ -147,6 +168,7 @@ class UniPC(Solver):
             c = there.like(x)
             return prediction.combine(c.alpha, c.sigma), state
         others = tuple(((place - start) / h, value) for place, value in past)[: self.order - 1]
+        others = _kept(others, h, self.lower_above)
         x_next = _advance(x, x0, here, there, h, others, True)
         memory = _Last(x, x_next, t, x0, others), ((start, x0), *past)[: self.order - 1]
         return x_next, replace(state, memory=memory)

@@ -125,6 +125,7 @@ class SDEDPMSolverPP(Solver):
 
 
 Diffusion = Literal["sbdm", "constant", "sigma", "linear", "decreasing", "increasing_decreasing"]
+LastStep = Literal["tweedie", "mean"]
 
 
 @dataclass(frozen=True)
@@ -133,16 +134,21 @@ class EulerMaruyama(Solver):
     with any amount of noise w that leaves the marginals as they are.
 
     Steps are made in the coordinates of the linear flow, x / (alpha + sigma) against s = sigma / (alpha + sigma), where
-    w is a function of s, times `scale`: 2 s/(1 - s) for "sbdm", the forward process's own; 2 for "constant"; 2 s for
-    "sigma" and "linear"; (cos(pi (1 - s)) + 1)^2 / 2 for "decreasing", sin(pi s)^2 * 2 for "increasing_decreasing". On
-    `LinearFlow` these are SiT's. A step that divides sigma/alpha by ten and would draw more noise than there is draws
-    all of it anew, which is the limit of any such process; so do the steps from pure noise, where sbdm's w is
-    infinite. "sbdm" near noise and "constant" near data want short steps. The step to clean data is the denoised
-    picture.
+    w is a function of s and of c = `scale`, which is SiT's norm: 2 c s/(1 - s) for "sbdm", at c = 1 the forward
+    process's own; 2 c for "constant"; 2 c s for "sigma" and "linear"; 2 c sin(pi s)^2 for "increasing_decreasing"; and
+    (c cos(pi (1 - s)) + 1)^2 / 2 for "decreasing", in which c scales the cosine alone. On `LinearFlow` these are SiT's.
+    A step that divides sigma/alpha by ten and would draw more noise than there is draws all of it anew, which is the
+    limit of any such process; so do the steps from pure noise, where sbdm's w is infinite. "sbdm" near noise and
+    "constant" near data want short steps.
+
+    last_step: what the step to clean data is. "tweedie" is the denoised picture, which SiT's "Euler" also is in these
+    coordinates. "mean" is one more step without its noise, which leaves -w/2 eps in the picture: published pictures of
+    SiT and REPA end so, from s = 0.04 (`UniformGrid(last=0.04)`).
     """
 
     diffusion: Diffusion = "sigma"
     scale: float = 1.0
+    last_step: LastStep = "tweedie"
     order = 1
     evaluations = 1
 
@@ -153,6 +159,8 @@ class EulerMaruyama(Solver):
             )
         if not self.scale > 0:
             raise ValueError(f"solver.scale must be positive, got {self.scale}")
+        if self.last_step not in get_args(LastStep):
+            raise ValueError(f"solver.last_step must be one of {', '.join(get_args(LastStep))}, got {self.last_step!r}")
 
     @property
     def stochastic(self) -> bool:
@@ -175,17 +183,22 @@ class EulerMaruyama(Solver):
     def step(self, predict, path, x, t, t_next, state, noise):
         here, there = path.coefficients(t), path.coefficients(t_next)
         prediction = predict(x, t)
-        if float(there.sigma) == 0:
-            return prediction.x0, state
         c, d = here.like(x), there.like(x)
         begin, end = (float(k.sigma / (k.alpha + k.sigma)) for k in (here, there))
-        amount, fresh = self.amount(begin), noise()
+        amount = self.amount(begin)
+        if end == 0 and (self.last_step == "tweedie" or math.isinf(amount)):
+            return prediction.x0, state
         spread = amount * (begin - end)
-        if there.noise_ratio(here) < 0.1 and spread > end**2:
+        if end > 0 and there.noise_ratio(here) < 0.1 and spread > end**2:
             # A long step near pure noise, which would draw more noise than there is and keep hardly any of the old.
+            fresh = noise()
             return prediction.combine(d.alpha, 0) + d.sigma * fresh, state.renewed(1, fresh)
         slope = prediction.combine(-1, 1 + amount / (2 * begin))  # velocity - w/2 score = eps - x0 + w/2 eps/s
-        y = x / (c.alpha + c.sigma) + (end - begin) * slope + math.sqrt(spread) * fresh
+        y = x / (c.alpha + c.sigma) + (end - begin) * slope
+        if end == 0:
+            return d.alpha * y, state
+        fresh = noise()
+        y = y + math.sqrt(spread) * fresh
         return (d.alpha + d.sigma) * y, state.renewed(spread / end**2, fresh)
 
 
@@ -208,7 +221,9 @@ class Churn(Solver):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"solver.{name} must be at least 0 and finite, got {getattr(self, name)}")
         if not isinstance(self.solver, Euler | RungeKutta):
-            raise ValueError(f"solver.solver must be Euler, Heun, Midpoint or RK4, got {type(self.solver).__name__}")
+            raise ValueError(
+                f"solver.solver must be Euler, Heun, Midpoint, RK4 or RK38, got {type(self.solver).__name__}"
+            )
 
     @property
     def order(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]

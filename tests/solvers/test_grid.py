@@ -61,14 +61,47 @@ def test_grids_of_a_table_are_its_entries(name, spacing, steps):
     assert float(index[0]) == pytest.approx(first)
 
 
-def test_dit_s_250_steps_are_linspace():
-    """DiT keeps entries at a fractional stride of 999/249, summed up from 0 and rounded."""
+def entries(grid):
+    """Numbers of the table's entries, the lowest first, without clean data."""
+    return (grid[:-1] * 1000 - 1).round().int().tolist()[::-1]
+
+
+@pytest.mark.parametrize("steps", [2, 7, 10, 25, 30, 50, 100, 250, 333, 400, 1000])
+def test_dit_s_respacing_by_a_number_is_linspace(steps):
+    """DiT's "250" keeps entries at a fractional stride of 999/249, summed up from 0 and rounded."""
     place, kept = 0.0, []
-    for _ in range(250):
+    for _ in range(steps):
         kept.append(round(place))
-        place += 999 / 249
-    grid = make_grid(PATHS["linear"], 250, "linspace")
-    assert (grid[:-1] * 1000 - 1).round().int().tolist() == kept[::-1]
+        place += 999 / (steps - 1)
+    assert entries(make_grid(PATHS["linear"], steps, "linspace")) == kept
+
+
+def test_dit_s_respacing_by_ddim_is_leading():
+    """DiT's "ddim250" takes the smallest whole stride that keeps 250 entries: T/n rounded up, where there is one."""
+
+    def kept(steps):
+        strides = (range(0, 1000, stride) for stride in range(1, 1000))
+        return next((list(found) for found in strides if len(found) == steps), None)
+
+    same = [n for n in range(2, 1001) if entries(make_grid(PATHS["linear"], n, "leading")) == kept(n)]
+    assert same == [n for n in range(2, 1001) if 1000 % n == 0]
+    assert kept(30)[1] == 34  # and ours 33
+    assert kept(300) is None
+
+
+def test_the_last_level_before_clean_data_can_be_given():
+    """SiT's and REPA's SDE: n - 1 equal steps from 1 to 0.04, and one from there to 0."""
+    flow = LinearFlow()
+    grid = make_grid(flow, 250, "uniform", last=0.04)
+    expected = torch.linspace(1, 0.04, 250, dtype=torch.float64)
+    torch.testing.assert_close(grid, torch.cat([expected, torch.zeros(1, dtype=torch.float64)]), rtol=0, atol=0)
+    # Without a step to clean data all steps lie between noise and that level.
+    torch.testing.assert_close(UniformGrid(final="min", last=0.04)(flow, 249), expected, rtol=0, atol=0)
+    assert make_grid(flow, 1, "uniform", last=0.04).tolist() == [1, 0]
+    assert torch.equal(UniformGrid(last=None)(flow, 7), torch.linspace(1, 0, 8, dtype=torch.float64))
+    for bad in (0, 1, -0.1):
+        with pytest.raises(ValueError, match=rf"grid\.last must lie between 0 and 1, or be null, got {bad}"):
+            UniformGrid(last=bad)
 
 
 def test_a_grid_can_end_at_the_smallest_level_there_is():
@@ -112,8 +145,10 @@ def test_bad_grids_are_refused():
         make_grid(PATHS["scaled_linear"], 20, "shifted", shift=50)
     with pytest.raises(ValueError, match=r"grid\.spacing=trailing needs a path made of a table of betas, got LinearFl"):
         make_grid(path, 5, "trailing")
-    with pytest.raises(ValueError, match=r"grid\.spacing must be trailing, leading or linspace, got 'first'"):
-        TableGrid("first")
+    with pytest.raises(
+        ValueError, match=r"grid\.spacing must be trailing, leading \(ddimN in DiT\) or .*, got 'ddim250'"
+    ):
+        TableGrid("ddim250")
     with pytest.raises(ValueError, match=r"grid\.offset belongs to leading spacing, got 1 with trailing"):
         TableGrid("trailing", 1)
     with pytest.raises(ValueError, match="steps must be at most 1000, the entries of the table, got 1001"):

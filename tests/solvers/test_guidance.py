@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import fields, replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -37,6 +38,7 @@ from dit.solvers import (
     Rescale,
     SDEDPMSolverPP,
     UniPC,
+    VelocityLimit,
     make_grid,
     sample,
 )
@@ -138,8 +140,12 @@ def test_interval_that_covers_all_is_cfg_and_an_empty_one_is_conditional():
     assert none.nfe.rows == none.nfe.evaluations
 
 
-def test_interval_is_decided_by_the_start_of_the_step():
-    """Six uniform steps of a flow start at log-SNR -inf, -3.2, -1.4, 0, 1.4, 3.2; both stages of a step obey."""
+@pytest.mark.parametrize(
+    ("by", "expected"), [("step", [4, 4, 4, 4, 8, 8, 8, 8, 4, 4, 4]), ("stage", [4, 4, 4, 8, 8, 8, 8, 4, 4, 4, 4])]
+)
+def test_interval_is_decided_by_the_start_of_the_step_or_by_the_stage(by, expected):
+    """Six uniform steps of a flow start at log-SNR -inf, -3.2, -1.4, 0, 1.4, 3.2; both stages of a step obey, or each
+    its own level."""
     rows, flow = [], LinearFlow()
     exact = Gaussian(flow, means=MEANS, null_label=3)
 
@@ -148,11 +154,33 @@ def test_interval_is_decided_by_the_start_of_the_step():
         return exact(x, t, labels)
 
     denoiser.path, denoiser.null_label = flow, 3
-    rule = Interval(CFG(2.0), (-2.0, 1.0))
+    rule = Interval(CFG(2.0), (-2.0, 1.0), by)
     sample(denoiser, NOISE, LABELS, grid=make_grid(flow, 6), solver=Heun(), guidance=rule)
-    assert rows == [4, 4, 4, 4, 8, 8, 8, 8, 4, 4, 4]
+    assert rows == expected
     with pytest.raises(ValueError, match=r"guidance\.log_snr must be \(low, high\) with low < high, got \(1, 1\)"):
         Interval(CFG(2.0), (1, 1))
+
+
+@pytest.mark.parametrize("kind", ["x0", "velocity", "v", "edm"])
+def test_a_limited_velocity_is_that_of_the_denoised_picture_over_no_less_than_t_eps(kind):
+    """JiT's (x - x0) / max(t, 0.05) in Heun's steps, from a prediction of any kind; above that t, bit for bit CFG."""
+    flow, x = LinearFlow(), NOISE
+    denoiser, rule = Gaussian(flow, kind, means=MEANS, null_label=3), VelocityLimit(CFG(2.0), max_gain=20.0)
+
+    def slope(x, t):
+        cond, uncond = denoiser(x, t, LABELS).x0, denoiser(x, t).x0
+        return (x - uncond - 2 * (cond - uncond)) / max(float(t), 0.05)
+
+    grid = torch.tensor([0.3, 0.2, 0.06, 0.04, 0.02, 0.0], dtype=torch.float64)
+    for t, t_next in pairwise(grid):
+        first = slope(x, t)
+        mean = first if t_next == 0 else (first + slope(x + (t_next - t) * first, t_next)) / 2
+        x = x + (t_next - t) * mean
+    got = sample(denoiser, None, LABELS, state=NOISE, grid=grid, solver=Heun(), guidance=rule)
+    torch.testing.assert_close(got.x0, x, rtol=0, atol=1e-10)
+    above = {"state": NOISE, "grid": grid[:2], "solver": Heun()}
+    guided = (sample(denoiser, None, LABELS, guidance=g, **above).x0 for g in (rule, CFG(2.0)))
+    assert torch.equal(*guided)
 
 
 def test_tnr_of_strength_zero_is_its_inner_rule_bit_for_bit():
@@ -284,6 +312,7 @@ INERT = {
     "classifier at 0": ClassifierGuidance(CFG(2.0), lambda x, t: x, scale=0.0),
     "TNR kappa=0": TNR(CFG(2.0), kappa=0.0),
     "Interval of all": Interval(CFG(2.0), (-math.inf, math.inf)),
+    "velocity without limit": VelocityLimit(CFG(2.0), max_gain=1e9),
     "CFG++ consistent": CFGPlusPlus(2.0, mode="consistent"),
     "Compose of the own class": None,
     "scale as a function": CFG(lambda log_snr: 2.0),
@@ -841,6 +870,7 @@ RULES = {
     "Rescale of CFG-Zero*": Rescale(CFGZeroStar(2.0), space="native"), "Compose": Compose((0, 1), (1.0, 1.0)),
     "classifier": ClassifierGuidance(CFG(2.0), waves), "TNR": TNR(CFG(2.0)), "Relative": Relative(),
     "TNR of CFG-Zero*": TNR(CFGZeroStar(2.0)), "Interval": Interval(TNR(APG(2.0)), (-3.0, 3.0)),
+    "velocity limit": VelocityLimit(CFG(2.0), 5.0),
 }  # fmt: skip
 
 
@@ -870,6 +900,7 @@ def test_with_scale_changes_the_scale_alone():
         CFGZeroStar(2.0, 3): "scale", Rescale(CFG(2.0), 0.3): "inner", TNR(CFG(2.0), 0.5): "inner",
         Relative((1.0, 0.0)): "scales", ClassifierGuidance(CFG(1.0), waves, 2.0): "scale",
         Compose((0, 2), (1.0, 1.0)): "scales", Interval(CFG(2.0), (0, 1)): "inner",
+        VelocityLimit(CFG(2.0)): "inner",
     }.items():  # fmt: skip
         other = rule.with_scale(5.0)
         assert type(other) is type(rule)
@@ -910,6 +941,8 @@ def test_mistakes_are_refused_before_the_first_call():
         lambda: APG(2.0, momentum="abc"): r"guidance\.momentum must be a finite number, got 'abc'",
         lambda: CFG(2.0, channels=1.5): r"guidance\.channels must be a whole number of at least 1 or null, got 1\.5",
         lambda: Interval(CFG(2.0), (1,)): r"guidance\.log_snr must be \(low, high\) with low < high, got \(1,\)",
+        lambda: Interval(CFG(2.0), (0, 1), "time"): r"guidance\.by must be step or stage, got 'time'",
+        lambda: VelocityLimit(CFG(2.0), 0): r"guidance\.max_gain must be a positive number, got 0",
         lambda: ClassifierGuidance(CFG(), waves, LinearScale(1, 2)): r"guidance\.scale must be a finite number, got",
         lambda: Autoguidance(waves): r"guidance\.weak must be a second denoiser",
         lambda: TNR(CFG(), noise="now"): r"guidance\.noise must be ledger or initial, got 'now'",

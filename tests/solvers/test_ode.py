@@ -2,6 +2,8 @@
 
 import functools
 import math
+from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -11,6 +13,7 @@ from dit.diffusion import DiscreteVP, LinearFlow
 from dit.solvers import (
     DDIM,
     RK4,
+    RK38,
     DPMSolver2,
     DPMSolverPP,
     Euler,
@@ -31,7 +34,7 @@ SOLVERS = {
     "SDE-DPM++ 1, eta 0": (SDEDPMSolverPP(1, eta=0.0), 1),
     **{
         f"{leaf.__name__} {clock}": (leaf(clock), order)
-        for leaf, order in ((Heun, 2), (Midpoint, 2), (RK4, 4))
+        for leaf, order in ((Heun, 2), (Midpoint, 2), (RK4, 4), (RK38, 4))
         for clock in ("rectified", "u")
     },
     "DPM-Solver-2": (DPMSolver2(), 2),
@@ -176,6 +179,37 @@ def test_euler_is_ddim_and_is_rectified_euler():
             torch.testing.assert_close(walk(solver, denoiser, x, grid), expected, rtol=1e-12, atol=1e-12)
 
 
+def test_the_3_8_rule_is_what_torchdiffeq_calls_rk4():
+    """On a flow the clock is its own time; the classical rule differs in the eighth step by far more than rounding."""
+    odeint = pytest.importorskip("torchdiffeq").odeint
+    denoiser, x = Mixture(LinearFlow(), "velocity"), torch.randn(8, 2, dtype=torch.float64)
+    grid = torch.linspace(0.95, 0.1, 9, dtype=torch.float64)
+    theirs = odeint(lambda t, x: denoiser(x, t).velocity, x, grid, method="rk4")[-1]
+    torch.testing.assert_close(walk(RK38(), denoiser, x, grid), theirs, rtol=0, atol=1e-12)
+    assert float((walk(RK4(), denoiser, x, grid) - theirs).abs().max()) > 1e-6
+
+
+def test_order_3_is_lowered_in_long_steps_alone():
+    """On 10 of Karras' levels most steps are longer than 1.5 in log-SNR, on 100 of equal length none is."""
+    path = LinearFlow()
+    denoiser, x = Mixture(path, "velocity"), torch.randn(64, 2, dtype=torch.float64)
+
+    def end(solver, grid):
+        return sample(denoiser, x, grid=grid, solver=solver).x0
+
+    few, many = make_grid(path, 10, "karras"), make_grid(path, 100, "uniform_log_snr")
+    truth = end(UniPC(2), make_grid(path, 600, "karras"))
+    for solver, second in ((partial(DPMSolverPP, 3), DPMSolverPP(2)), (partial(UniPC, 3), UniPC(2))):
+        lowered, third = end(solver(), few), end(solver(lower_above=None), few)
+        errors = [float((x0 - truth).square().mean().sqrt()) for x0 in (lowered, third, end(Euler(), few))]
+        assert errors[0] < 1.1 * errors[2] < errors[1]
+        assert torch.equal(end(solver(), many), end(solver(lower_above=None), many))
+        assert not torch.equal(end(solver(), many), end(second, many))
+        # An order that is not 3 is never lowered.
+        assert torch.equal(end(second, few), end(replace(second, lower_above=None), few))
+    torch.testing.assert_close(end(UniPC(3), few), end(UniPC(2), few), rtol=0, atol=0.02)
+
+
 def test_one_formula_under_two_names():
     """SDE-DPM++ without noise is DPM++ 2M."""
     for name in ("linear", "flow"):
@@ -272,5 +306,8 @@ def test_bad_settings_of_solvers_are_refused():
         DPMSolverPP(2, variant="x")
     with pytest.raises(ValueError, match=r"solver\.order must be 1, 2 or 3, got 4"):
         UniPC(4)
+    for make in (DPMSolverPP, UniPC):
+        with pytest.raises(ValueError, match=r"solver\.lower_above must be positive, a log-SNR, or null for .* got 0"):
+            make(lower_above=0)
     with pytest.raises(ValueError, match=r"solver\.clock must be rectified or u, got 't'"):
         Heun("t")

@@ -195,15 +195,10 @@ def test_ddim_of_the_coarse_chain_is_that_of_song():
     torch.testing.assert_close(out.x0, x, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_euler_maruyama_is_sit_s_on_a_flow(form):
-    """SiT's step in its own time, which runs from noise 0 to data 1: drift v + D score, noise sqrt(2 D dt)."""
-    flow, norm = LinearFlow(), 0.8
-    denoiser, draw = Gaussian(flow), source(2, (3,)).draw
-    t, t_next = torch.tensor([0.6, 0.55], dtype=torch.float64)
-    x, data_time, dt = torch.randn(2, 3, dtype=torch.float64), 0.4, 0.05
+def sit_diffusion(form, norm, data_time):
+    """D of SiT's forms (Ma et al. 2024, table 8), whose time is 1 at data."""
     sigma = 1 - data_time
-    D = {
+    return {
         "sbdm": norm * sigma / data_time,
         "constant": norm,
         "sigma": norm * sigma,
@@ -211,10 +206,51 @@ def test_euler_maruyama_is_sit_s_on_a_flow(form):
         "decreasing": 0.25 * (norm * math.cos(math.pi * data_time) + 1) ** 2,
         "increasing_decreasing": norm * math.sin(math.pi * data_time) ** 2,
     }[form]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("norm", [0.8, 1.0, 2.5])
+def test_the_amount_of_noise_is_that_of_its_form(form, norm):
+    """Values in closed form, at scales other than 1 too: in "decreasing" it scales the cosine alone."""
+    solver = EulerMaruyama(form, norm)
+    for s in (0.04, 0.3, 0.5, 0.9):
+        assert solver.amount(s) == pytest.approx(2 * sit_diffusion(form, norm, 1 - s), rel=1e-12)
+    at_half = {"sbdm": 2 * norm, "sigma": norm, "linear": norm, "decreasing": 0.5}.get(form, 2 * norm)
+    assert solver.amount(0.5) == pytest.approx(at_half, rel=1e-12)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_euler_maruyama_is_sit_s_on_a_flow(form):
+    """SiT's step in its own time, which runs from noise 0 to data 1: drift v + D score, noise sqrt(2 D dt)."""
+    flow, norm = LinearFlow(), 0.8
+    denoiser, draw = Gaussian(flow), source(2, (3,)).draw
+    t, t_next = torch.tensor([0.6, 0.55], dtype=torch.float64)
+    x, data_time, dt = torch.randn(2, 3, dtype=torch.float64), 0.4, 0.05
+    D = sit_diffusion(form, norm, data_time)
     prediction = denoiser(x, t)
     expected = x + (-prediction.velocity + D * prediction.score) * dt + (2 * D * dt) ** 0.5 * source(2, (3,)).draw()
     got = walk(EulerMaruyama(form, norm), denoiser, x, torch.stack([t, t_next]), draw)
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_last_step_is_the_mean_or_the_picture(form):
+    """SiT's "Mean" from t = 0.04: x + (velocity + D score) 0.04 in its own time, which is x0 - D eps, and no noise."""
+    flow, x = LinearFlow(), torch.randn(2, 3, dtype=torch.float64)
+    denoiser, grid = Gaussian(flow), torch.tensor([0.04, 0.0], dtype=torch.float64)
+    prediction, D = denoiser(x, grid[0]), sit_diffusion(form, 0.8, 0.96)
+    expected = x + (-prediction.velocity + D * prediction.score) * 0.04
+    got = walk(EulerMaruyama(form, 0.8, "mean"), denoiser, x, grid)
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(got, prediction.x0 - D * prediction.eps, rtol=0, atol=1e-12)
+    torch.testing.assert_close(walk(EulerMaruyama(form, 0.8), denoiser, x, grid), prediction.x0, rtol=0, atol=0)
+
+
+def test_one_step_of_endless_noise_is_the_picture():
+    """sbdm's w is infinite at pure noise, and its mean no number."""
+    flow, x = LinearFlow(), torch.randn(2, 3, dtype=torch.float64)
+    got = walk(EulerMaruyama("sbdm", last_step="mean"), Gaussian(flow), x, make_grid(flow, 1))
+    torch.testing.assert_close(got, torch.full_like(x, 0.7), rtol=0, atol=1e-12)
 
 
 def test_churn_is_edm_s_algorithm():
@@ -373,8 +409,9 @@ def test_bad_settings_are_refused():
         lambda: SDEDPMSolverPP(2, -1.0): r"solver\.eta must be at least 0 and finite, got -1\.0",
         lambda: EulerMaruyama("x"): r"solver\.diffusion must be one of sbdm, constant, .*, got 'x'",
         lambda: EulerMaruyama("sigma", 0): r"solver\.scale must be positive, got 0",
+        lambda: EulerMaruyama(last_step="Mean"): r"solver\.last_step must be one of tweedie, mean, got 'Mean'",
         lambda: Churn(-1.0): r"solver\.amount must be at least 0 and finite, got -1\.0",
-        lambda: Churn(solver=UniPC(2)): r"solver\.solver must be Euler, Heun, Midpoint or RK4, got UniPC",
+        lambda: Churn(solver=UniPC(2)): r"solver\.solver must be Euler, Heun, Midpoint, RK4 or RK38, got UniPC",
         lambda: Langevin(snr=0): r"solver needs corrections of at least 1 and snr > 0, got 1 and 0",
     }.items():
         with pytest.raises(ValueError, match=text):

@@ -1,7 +1,7 @@
 """One guidance rule a file: each says which passes it needs now and combines them, for every solver.
 
 Rules nest. From the inside out: a linear rule (CFG, Autoguidance, Compose, ...), Interval, Rescale, TNR, and
-DynamicThreshold last.
+DynamicThreshold or VelocityLimit last.
 """
 
 from dit.solvers.guidance.apg import APG
@@ -18,6 +18,7 @@ from dit.solvers.guidance.rule import COND, UNCOND, Denoise, Guidance, Pass, Sta
 from dit.solvers.guidance.scale import CosineScale, LinearScale
 from dit.solvers.guidance.threshold import DynamicThreshold
 from dit.solvers.guidance.tnr import TNR
+from dit.solvers.guidance.velocity_limit import VelocityLimit
 
 __all__ = [
     "APG",
@@ -41,4 +42,5 @@ __all__ = [
     "Rescale",
     "Stage",
     "StepContext",
+    "VelocityLimit",
 ]
