@@ -42,20 +42,24 @@ class SlotLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Runs each trial that the manifest in `hydra.sweep.dir` does not have as finished."""
+        from dit.checks import printable
+
         try:
             return self._launch(job_overrides, initial_job_idx)
         except ValueError as error:
-            sys.stderr.write(f"error: {error}\n")
+            sys.stderr.write(f"error: {printable(str(error))}\n")
             raise SystemExit(1) from None
 
     def _launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from rich.console import Console
 
+        from dit.checks import printable
         from dit.launch import Manifest, Slots, Sweep
 
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
-        slots, console = Slots(self.slots), Console(highlight=False)
+        # What is printed comes from overrides, errors and paths: no markup.
+        slots, console = Slots(self.slots), Console(highlight=False, markup=False, emoji=False)
         if self.gpus_per_job is not None and self.gpus_per_job > slots.gpus:
             raise ValueError(f"hydra.launcher.gpus_per_job={self.gpus_per_job}: this process sees {slots.gpus} GPUs")
         with Manifest(Path(self.config.hydra.sweep.dir)) as manifest:
@@ -64,7 +68,7 @@ class SlotLauncher(Launcher):
             todo = [(t, config) for t, config in zip(trials, configs, strict=True) if t.state != "finished"]
             planned = [plan for t, config in todo if (plan := self._plan(t, config, slots, console)) is not None]
             before = f", {len(trials) - len(todo)} finished before" if len(todo) < len(trials) else ""
-            console.print(f"{len(trials)} trials{before}: {manifest.file}", soft_wrap=True)
+            console.print(printable(f"{len(trials)} trials{before}: {manifest.file}"), soft_wrap=True)
             fixed = [str(override) for override in self.config.hydra.overrides.task]
             Sweep(manifest, slots, console, fixed).run(planned)
         failed = [trial for trial in trials if trial.state == "failed"]
@@ -82,6 +86,7 @@ class SlotLauncher(Launcher):
 
     def _plan(self, trial: Trial, config: DictConfig, slots: Slots, console: Console) -> Planned | None:
         """None if its configuration is a mistake already: the trial has failed."""
+        from dit.checks import printable
         from dit.launch import Planned, sentence
 
         task_config = _task_config(config)
@@ -93,7 +98,7 @@ class SlotLauncher(Launcher):
                 self.task.count(task_config, size)  # a list of GPUs must be within the slot
         except (ValueError, OmegaConfBaseException) as error:
             trial.state, trial.error = "failed", sentence(error)
-            console.print(f"#{trial.number} failed: error: {trial.error}", soft_wrap=True)
+            console.print(printable(f"#{trial.number} failed: error: {trial.error}"), soft_wrap=True)
             return None
         return Planned(trial, size, ranks, self._preparing(config))
 
@@ -114,6 +119,8 @@ class SlotLauncher(Launcher):
 
 def _report(folder: Path, console: Console) -> None:
     """Written when all is done: whatever goes wrong with it changes nothing of the sweep."""
+    from dit.checks import printable
+
     try:
         from dit.evaluation.report import write_report
 
@@ -121,7 +128,7 @@ def _report(folder: Path, console: Console) -> None:
     except Exception as error:
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         said = f"no report: {kind}{' '.join(str(error).split())}"
-    console.print(said, soft_wrap=True, markup=False)
+    console.print(printable(said), soft_wrap=True, markup=False, emoji=False)
 
 
 def _task_config(config: DictConfig) -> DictConfig:

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import signal
 import time
 from collections import Counter
@@ -95,12 +96,18 @@ def test_more_images_go_on_from_fewer_and_other_settings_elsewhere(tmp_path):
     assert made(identity={"a": 2}).folder(tmp_path) != made().folder(tmp_path)
 
 
-def test_a_damaged_file_is_named(tmp_path):
-    made().run(8, tmp_path)
+def test_a_damaged_file_is_named_and_made_again(tmp_path, caplog):
+    before = made().run(8, tmp_path)
     file = sorted(made().folder(tmp_path).iterdir())[1]
-    file.write_bytes(file.read_bytes()[:30])
-    with pytest.raises(ValueError, match=r"images_0000004-0000007\.safetensors is damaged .*; remove it: the same"):
-        made().run(8, tmp_path)
+    whole = file.read_bytes()
+    flipped = whole[:-5] + bytes([whole[-5] ^ 4]) + whole[-4:]
+    for damaged in (whole[:30], flipped, b""):
+        caplog.clear()
+        file.write_bytes(damaged)
+        again = made().run(8, tmp_path)
+        assert all(torch.equal(again.seen[name], before.seen[name]) for name in before.seen)
+        (record,) = caplog.records
+        assert re.search(r"images_0000004-0000007\.safetensors .*; it is made again$", record.message)
 
 
 def test_labels_by_name():
