@@ -53,13 +53,11 @@ class SlotLauncher(Launcher):
     def _launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from rich.console import Console
 
-        from dit.checks import printable
         from dit.launch import Manifest, Slots, Sweep
 
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
-        # What is printed comes from overrides, errors and paths: no markup.
-        slots, console = Slots(self.slots), Console(highlight=False, markup=False, emoji=False)
+        slots, console = Slots(self.slots), Console(highlight=False)
         if self.gpus_per_job is not None and self.gpus_per_job > slots.gpus:
             raise ValueError(f"hydra.launcher.gpus_per_job={self.gpus_per_job}: this process sees {slots.gpus} GPUs")
         with Manifest(Path(self.config.hydra.sweep.dir)) as manifest:
@@ -68,13 +66,13 @@ class SlotLauncher(Launcher):
             todo = [(t, config) for t, config in zip(trials, configs, strict=True) if t.state != "finished"]
             planned = [plan for t, config in todo if (plan := self._plan(t, config, slots, console)) is not None]
             before = f", {len(trials) - len(todo)} finished before" if len(todo) < len(trials) else ""
-            console.print(printable(f"{len(trials)} trials{before}: {manifest.file}"), soft_wrap=True)
+            _say(console, f"{len(trials)} trials{before}: {manifest.file}")
             fixed = [str(override) for override in self.config.hydra.overrides.task]
             Sweep(manifest, slots, console, fixed).run(planned)
         failed = [trial for trial in trials if trial.state == "failed"]
         self.task.failed += len(failed)
         names = "; failed: " + ", ".join(f"#{trial.number}" for trial in failed) if failed else ""
-        console.print(f"{len(trials) - len(failed)} of {len(trials)} trials finished{names}", soft_wrap=True)
+        _say(console, f"{len(trials) - len(failed)} of {len(trials)} trials finished{names}")
         _report(manifest.folder, console)
         return [_returned(trial, config) for trial, config in zip(trials, configs, strict=True)]
 
@@ -86,7 +84,6 @@ class SlotLauncher(Launcher):
 
     def _plan(self, trial: Trial, config: DictConfig, slots: Slots, console: Console) -> Planned | None:
         """None if its configuration is a mistake already: the trial has failed."""
-        from dit.checks import printable
         from dit.launch import Planned, sentence
 
         task_config = _task_config(config)
@@ -98,7 +95,7 @@ class SlotLauncher(Launcher):
                 self.task.count(task_config, size)  # a list of GPUs must be within the slot
         except (ValueError, OmegaConfBaseException) as error:
             trial.state, trial.error = "failed", sentence(error)
-            console.print(printable(f"#{trial.number} failed: error: {trial.error}"), soft_wrap=True)
+            _say(console, f"#{trial.number} failed: error: {trial.error}")
             return None
         return Planned(trial, size, ranks, self._preparing(config))
 
@@ -119,8 +116,6 @@ class SlotLauncher(Launcher):
 
 def _report(folder: Path, console: Console) -> None:
     """Written when all is done: whatever goes wrong with it changes nothing of the sweep."""
-    from dit.checks import printable
-
     try:
         from dit.evaluation.report import write_report
 
@@ -128,7 +123,14 @@ def _report(folder: Path, console: Console) -> None:
     except Exception as error:
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         said = f"no report: {kind}{' '.join(str(error).split())}"
-    console.print(printable(said), soft_wrap=True, markup=False, emoji=False)
+    _say(console, said)
+
+
+def _say(console: Console, line: str) -> None:
+    """A line of overrides, errors and paths: no markup, and nothing that a terminal would obey."""
+    from dit.checks import printable
+
+    console.print(printable(line), soft_wrap=True, markup=False, emoji=False)
 
 
 def _task_config(config: DictConfig) -> DictConfig:

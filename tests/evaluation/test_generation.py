@@ -15,6 +15,7 @@ from dit.diffusion import LinearFlow
 from dit.evaluation import generation
 from dit.evaluation.generation import Generation, labels_of
 from dit.solvers import Euler, Sampler
+from tests.evaluation.test_cache_damage import damages
 from tests.exact import Gaussian
 
 
@@ -99,9 +100,7 @@ def test_more_images_go_on_from_fewer_and_other_settings_elsewhere(tmp_path):
 def test_a_damaged_file_is_named_and_made_again(tmp_path, caplog):
     before = made().run(8, tmp_path)
     file = sorted(made().folder(tmp_path).iterdir())[1]
-    whole = file.read_bytes()
-    flipped = whole[:-5] + bytes([whole[-5] ^ 4]) + whole[-4:]
-    for damaged in (whole[:30], flipped, b""):
+    for damaged in damages(file.read_bytes(), 20):
         caplog.clear()
         file.write_bytes(damaged)
         again = made().run(8, tmp_path)

@@ -176,7 +176,7 @@ def _trial(root: Path, entry: dict[str, Any], running: bool) -> Trial:
     folder, remarks = root / entry["folder"], list[str]()
     inside = is_inside(folder, root)
     if not inside:
-        remarks.append(f"{entry['folder']} lies outside the sweep's folder: nothing of it is read")
+        remarks.append(f"{shown(entry['folder'])} lies outside the sweep's folder: nothing of it is read")
     reading = _Reading(folder, root, remarks) if inside else None
     overrides = entry["overrides"] if "overrides" in entry else reading.overrides() if reading else []
     config = reading.config() if reading else {}
@@ -296,9 +296,10 @@ def _row(row: dict[str, Any]) -> dict[str, Any]:
     found = {}
     for name, score in row["scores"].items():
         if score is not None and score["value"] is not None:
-            value = float(score["value"])
+            if not isinstance(value := score["value"], int | float):
+                raise ValueError(f"{shown(value)} is no score")
             found[name] = (
-                value if abs(value) < _LARGEST else value * math.inf,
+                float(value) if abs(value) < _LARGEST else value * math.inf,
                 *map(number, (score["low"], score["high"])),
             )
     return {**row, "name": str(row.get("name", "")), "step": step, "scale": row.get("scale"), "scores": found}
