@@ -6,9 +6,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
+from rich.text import Text
 
 from data import RESOLVERS
 from dit.checkpoint import load
+from dit.checks import printable
 from dit.cli import entry, plain, share_of
 from dit.evaluation import protocol_line, table, write_scores
 from dit.output import write_sheet
@@ -36,12 +38,12 @@ def main(config: DictConfig) -> float | None:
     if share.rank > 0:
         return None
     console = Console(highlight=False)
-    console.print(table(rows, console.width), protocol_line(protocol), sep="\n")
+    console.print(table(rows, console.width), Text(printable(protocol_line(protocol))), sep="\n")
     out = Path(HydraConfig.get().runtime.output_dir)
     if images is not None:
         write_sheet(out / "samples.png", images)
     write_scores(out / "scores.json", protocol, rows)
-    print(f"scores: {out}/scores.json")
+    print(printable(f"scores: {out}/scores.json"))
     return rows[-1].value("frechet")
 
 

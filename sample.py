@@ -8,7 +8,10 @@ from omegaconf import DictConfig
 
 from data import codec_from_spec
 from dit.checkpoint import load
+from dit.checks import printable
 from dit.cli import entry, job_folder, pick_device, plain
+from dit.diffusion import Denoiser
+from dit.evaluation import networks_named, versions
 from dit.output import check_out, write_samples
 from dit.solvers.sample import describe
 
@@ -24,7 +27,8 @@ def main(config: DictConfig) -> None:
     sampler = instantiate(config.sampler)
     loaded = load(options["checkpoint"], options["weights"], device).computing(options["precision"], options["compile"])
     for weak in sampler.guidance.networks.values():
-        weak.network.to(device)
+        if isinstance(weak, Denoiser):
+            weak.network.to(device)
     decoding = (options[key] for key in ("vae", "vae_slicing", "vae_tiling"))
     codec = codec_from_spec(loaded.passport["data"]["normalisation"], *decoding)
     labels = loaded.labels(options["classes"], options["per_class"])
@@ -43,10 +47,14 @@ def main(config: DictConfig) -> None:
         "checkpoint": str(options["checkpoint"]),
         "checkpoint_step": loaded.step,
         "weights": loaded.weights,
+        **networks_named(sampler.guidance, options["guidance"]),
         "normalisation": codec.spec,
+        **{key: options[key] for key in ("precision", "compile", "batch_size")},
+        "device": device.type,
+        **versions(),
     }
     written = write_samples(out, images, labels, options["per_class"], protocol, options["format"])
-    print(f"{count} images: {written[0]}")
+    print(printable(f"{count} images: {written[0]}"))
 
 
 if __name__ == "__main__":

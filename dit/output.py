@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +11,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 from torchvision.utils import make_grid
+
+from dit.files import replaced, write_json
 
 
 def contact_sheet(images: Tensor, columns: int) -> Tensor:
@@ -27,7 +28,12 @@ def contact_sheet(images: Tensor, columns: int) -> Tensor:
 def write_sheet(file: Path, images: Tensor, columns: int = 10) -> None:
     """A contact sheet of uint8 images [N, C, H, W], for people."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    to_pil_image(contact_sheet(images, columns)).save(file)
+    _write_png(file, contact_sheet(images, columns))
+
+
+def _write_png(file: Path, image: Tensor) -> None:
+    with replaced(file) as unfinished:
+        to_pil_image(image).save(unfinished, format="PNG")
 
 
 def check_out(out: Path) -> None:
@@ -47,22 +53,25 @@ def write_samples(
     """Write grid.png and samples.json, and the images as PNGs or as samples.npz, into `out`; return what was written.
 
     images: uint8 [N, C, H, W]; labels: N, or None without classes. npz holds `arr_0` (uint8 NHWC) and `arr_1` (labels),
-    as the ADM evaluation suite reads it. PNGs are named by index and label.
+    as the ADM evaluation suite reads it. PNGs are named by index and label. Raises ValueError where `out` holds samples
+    already or cannot be written.
     """
     check_out(out)
     out.mkdir(parents=True, exist_ok=True)
     written = [out / "grid.png"]
-    to_pil_image(contact_sheet(images, columns)).save(written[0])
+    write_sheet(written[0], images, columns)
     if form == "npz":
         written.append(out / "samples.npz")
         arrays = [images.permute(0, 2, 3, 1).numpy()]
-        np.savez(written[-1], *arrays, *([] if labels is None else [np.asarray(labels, dtype=np.int64)]))
+        arrays += [] if labels is None else [np.asarray(labels, dtype=np.int64)]
+        with replaced(written[-1]) as unfinished, unfinished.open("wb") as opened:
+            np.savez(opened, *arrays)
     else:
         endings = [""] * len(images) if labels is None else [f"_class{label}" for label in labels]
         for index, (image, ending) in enumerate(zip(images, endings, strict=True)):
             written.append(out / f"{index:05d}{ending}.png")
-            to_pil_image(image).save(written[-1])
+            _write_png(written[-1], image)
     # Last, so that its presence says that all the rest is there.
     written.append(out / "samples.json")
-    written[-1].write_text(json.dumps(protocol, indent=2, allow_nan=False) + "\n")
+    write_json(written[-1], protocol)
     return written

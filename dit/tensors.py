@@ -25,6 +25,7 @@ def save_tensors(
 
     key: the setting to blame. Raises ValueError, naming `file`, if it cannot be written; nothing is left then.
     """
+    assert not {DIGESTS, METADATA_DIGEST} & metadata.keys(), "our own entries"
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     checked = {**metadata, DIGESTS: json.dumps({name: _digest(name, tensor) for name, tensor in stored.items()})}
     with replaced(file, key) as unfinished:

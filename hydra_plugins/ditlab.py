@@ -42,10 +42,12 @@ class SlotLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Runs each trial that the manifest in `hydra.sweep.dir` does not have as finished."""
+        from dit.checks import printable
+
         try:
             return self._launch(job_overrides, initial_job_idx)
         except ValueError as error:
-            sys.stderr.write(f"error: {error}\n")
+            sys.stderr.write(f"error: {printable(str(error))}\n")
             raise SystemExit(1) from None
 
     def _launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
@@ -64,13 +66,13 @@ class SlotLauncher(Launcher):
             todo = [(t, config) for t, config in zip(trials, configs, strict=True) if t.state != "finished"]
             planned = [plan for t, config in todo if (plan := self._plan(t, config, slots, console)) is not None]
             before = f", {len(trials) - len(todo)} finished before" if len(todo) < len(trials) else ""
-            console.print(f"{len(trials)} trials{before}: {manifest.file}", soft_wrap=True)
+            _say(console, f"{len(trials)} trials{before}: {manifest.file}")
             fixed = [str(override) for override in self.config.hydra.overrides.task]
             Sweep(manifest, slots, console, fixed).run(planned)
         failed = [trial for trial in trials if trial.state == "failed"]
         self.task.failed += len(failed)
         names = "; failed: " + ", ".join(f"#{trial.number}" for trial in failed) if failed else ""
-        console.print(f"{len(trials) - len(failed)} of {len(trials)} trials finished{names}", soft_wrap=True)
+        _say(console, f"{len(trials) - len(failed)} of {len(trials)} trials finished{names}")
         _report(manifest.folder, console)
         return [_returned(trial, config) for trial, config in zip(trials, configs, strict=True)]
 
@@ -93,7 +95,7 @@ class SlotLauncher(Launcher):
                 self.task.count(task_config, size)  # a list of GPUs must be within the slot
         except (ValueError, OmegaConfBaseException) as error:
             trial.state, trial.error = "failed", sentence(error)
-            console.print(f"#{trial.number} failed: error: {trial.error}", soft_wrap=True)
+            _say(console, f"#{trial.number} failed: error: {trial.error}")
             return None
         return Planned(trial, size, ranks, self._preparing(config))
 
@@ -121,7 +123,14 @@ def _report(folder: Path, console: Console) -> None:
     except Exception as error:
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         said = f"no report: {kind}{' '.join(str(error).split())}"
-    console.print(said, soft_wrap=True, markup=False)
+    _say(console, said)
+
+
+def _say(console: Console, line: str) -> None:
+    """A line of overrides, errors and paths: no markup, and nothing that a terminal would obey."""
+    from dit.checks import printable
+
+    console.print(printable(line), soft_wrap=True, markup=False, emoji=False)
 
 
 def _task_config(config: DictConfig) -> DictConfig:

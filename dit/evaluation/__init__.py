@@ -5,6 +5,7 @@ from dit.evaluation.dino import Dino
 from dit.evaluation.features import Extractor, Features, check_pictures, digest_of, extract
 from dit.evaluation.frechet import frechet
 from dit.evaluation.generation import Generation, labels_of
+from dit.evaluation.identity import check_told, networks_named, versions
 from dit.evaluation.inception import Inception
 from dit.evaluation.intervals import Estimate
 from dit.evaluation.measure import Measure, Share, Source, alone, check_enough
@@ -34,11 +35,13 @@ __all__ = [
     "alone",
     "check_enough",
     "check_pictures",
+    "check_told",
     "classifier_of",
     "digest_of",
     "extract",
     "frechet",
     "labels_of",
+    "networks_named",
     "npz_keys",
     "protocol_line",
     "read_reference",
@@ -47,6 +50,7 @@ __all__ = [
     "score",
     "table",
     "train_classifier",
+    "versions",
     "write_moments",
     "write_scores",
 ]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dit.checks import check_number, check_whole
+from dit.evaluation.cache import kept, read_tensors
 from dit.evaluation.features import Features, digest_of
+from dit.files import parse_json
+from dit.tensors import save_tensors
 
 _log = logging.getLogger(__name__)
 SMALL, LARGE = 16, 32  # pictures below SMALL pixels have a network of their own; those above LARGE are shrunk to it
@@ -103,20 +107,32 @@ class Classifier:
         return self
 
     def save(self, file: Path) -> None:
-        """Plain containers, written whole or not at all."""
+        """As a .safetensors with digests. Raises ValueError if it cannot be written."""
         facts = {key: value for key, value in vars(self).items() if key != "network"}
         file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_suffix(f".{os.getpid()}.tmp")
-        torch.save({**facts, "weights": self.network.state_dict()}, temporary)
-        temporary.replace(file)
+        save_tensors(file, self.network.state_dict(), {"classifier": json.dumps(facts)})
 
     @staticmethod
     def load(file: Path) -> Classifier:
-        facts = torch.load(file, weights_only=True, map_location="cpu")
-        weights, shape = facts.pop("weights"), tuple(facts.pop("shape"))
-        network = SmallConvNet(shape[0], facts["num_classes"], min(shape[1:]))
+        """Raises ValueError if `file` is not as `save` wrote it."""
+        weights, metadata = read_tensors(file)
+        try:
+            facts = parse_json(metadata["classifier"])
+            digest, accuracy = str(facts["digest"]), facts["held_out_accuracy"]
+            channels, height, width = shape = tuple(facts["shape"])
+            check_number("held_out_accuracy", accuracy, 0, 1)
+            for key, value in {"num_classes": facts["num_classes"], "shape": min(shape)}.items():
+                check_whole(key, value, 1, 1 << 20)
+            built = channels, facts["num_classes"], min(height, width)
+            with torch.device("meta"):  # no memory before the weights are known to be as large
+                wanted = {name: tensor.shape for name, tensor in SmallConvNet(*built).state_dict().items()}
+            if wanted != {name: tensor.shape for name, tensor in weights.items()}:
+                raise ValueError("its weights are of another network")
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{file} holds no classifier: {error}") from error
+        network = SmallConvNet(*built)
         network.load_state_dict(weights)
-        return Classifier(network.eval(), shape=shape, **facts)
+        return Classifier(network.eval(), digest, accuracy, facts["num_classes"], shape)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Features:
@@ -158,12 +174,12 @@ def classifier_of(
 ) -> Classifier:
     """`train_classifier` once; later calls with the same pictures read `cache` and decode none."""
     content = f"{train.digest} {held_out.digest} {num_classes}"
-    file = cache / f"classifier-{hashlib.sha256(content.encode()).hexdigest()[:16]}.pt"
-    if file.is_file():
-        return Classifier.load(file).to(device)
-    classifier = train_classifier(train.tensors(), held_out.tensors(), num_classes, device=device)
-    classifier.save(file)
-    return classifier
+    file = cache / f"classifier-{hashlib.sha256(content.encode()).hexdigest()[:16]}.safetensors"
+
+    def make() -> Classifier:
+        return train_classifier(train.tensors(), held_out.tensors(), num_classes, device=device)
+
+    return kept(file, Classifier.load, make, Classifier.save).to(device)
 
 
 def train_classifier(

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from dit.evaluation.cache import read_tensors
+from dit.tensors import save_tensors
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,16 @@ class Features:
         return Features(**{name: part.to(device) for name, part in self._parts().items()})
 
     def save(self, file: Path) -> None:
-        """As a .safetensors of plain tensors."""
-        save_file({name: part.contiguous() for name, part in self._parts().items()}, file)
+        """As a .safetensors with digests. Raises ValueError if it cannot be written."""
+        save_tensors(file, self._parts(), {})
 
     @staticmethod
     def load(file: Path) -> Features:
-        return Features(**load_file(file))
+        """Raises ValueError if `file` is not as `save` wrote it."""
+        try:
+            return Features(**read_tensors(file)[0])
+        except TypeError as error:
+            raise ValueError(f"{file} holds no features") from error
 
     def _parts(self) -> dict[str, Tensor]:
         return {name: part for name, part in vars(self).items() if part is not None}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,11 +14,11 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from dit.evaluation.cache import read_tensors, warn_made_again
 from dit.solvers import Denoise, Sampler
+from dit.tensors import save_tensors
 
 LABELS = ("balanced", "random")
 _LINES_EVERY, _LOOK_EVERY = 10.0, 0.1  # seconds
@@ -84,9 +83,8 @@ class Generation:
         self, count: int, cache: Path, rank: int = 0, size: int = 1, device: torch.device | str = "cpu"
     ) -> Generated | None:
         """Called by all `size` processes, of which each makes its share of the batches that are not there yet. The
-        first waits for the others and returns what all made; the others return None at once.
-
-        Raises ValueError for a file of the folder that is damaged.
+        first waits for the others, makes again what is damaged, and returns what all made; the others return None at
+        once.
         """
         folder = self.folder(cache)
         folder.mkdir(parents=True, exist_ok=True)
@@ -102,7 +100,7 @@ class Generation:
                 return None
             while not shown.look():
                 time.sleep(_LOOK_EVERY)
-        return self._joined(list(files), count)
+        return self._joined(files, count, device)
 
     def _parts(self, count: int) -> Iterator[range]:
         for start in range(0, count, self.sampler.batch_size):
@@ -114,22 +112,22 @@ class Generation:
         images = self.decode(made.x0)
         facts = {"evaluations": made.nfe.evaluations, "rows": made.nfe.rows, "seconds": time.monotonic() - begun}
         seen = {
-            name: tensor[: max(0, self.shown.get(name, part.stop) - part.start)].cpu().contiguous()
+            name: tensor[: max(0, self.shown.get(name, part.stop) - part.start)]
             for name, tensor in self.see(images).items()
         }
-        temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-        save_file(seen, temporary, {name: str(fact) for name, fact in facts.items()})
-        temporary.replace(file)
+        save_tensors(file, seen, {name: str(fact) for name, fact in facts.items()})
 
-    def _joined(self, files: list[Path], count: int) -> Generated:
+    def _joined(self, files: Mapping[Path, range], count: int, device: torch.device | str) -> Generated:
         parts, facts = [], []
-        for file in files:
+        for file, part in files.items():
             try:
-                with safe_open(file, "pt") as opened:
-                    parts.append({name: opened.get_tensor(name) for name in opened.keys()})  # noqa: SIM118
-                    facts.append(opened.metadata())
-            except (SafetensorError, OSError) as error:
-                raise ValueError(f"{file} is damaged ({error}); remove it: the same command makes it again") from error
+                read = read_tensors(file)
+            except ValueError as error:
+                warn_made_again(error)
+                self._make(file, part, device)
+                read = read_tensors(file)
+            parts.append(read[0])
+            facts.append(read[1])
         return Generated(
             {name: torch.cat([part[name] for part in parts]) for name in parts[0]},
             labels_of(self.labels, range(count), self.num_classes, self.sampler.seed),

@@ -5,9 +5,11 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import logging
 import os
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dit.evaluation.cache import kept, read_checked, write_checked
 from dit.evaluation.classifier import Classifier
 from dit.evaluation.features import Extractor, Features, check_pictures
 from dit.evaluation.generation import Generated, Generation
+from dit.evaluation.identity import check_told, network_of, versions
 from dit.evaluation.intervals import Estimate
 from dit.evaluation.manifold import DENSITY_NEIGHBOURS
 from dit.evaluation.reference import Reference
@@ -26,6 +30,7 @@ from dit.evaluation.table import Row, rule, scale_of
 from dit.solvers import Denoise, Sampler
 from dit.solvers.sample import describe
 
+_log = logging.getLogger(__name__)
 _LEAST = {  # images that a score needs
     "frechet": 2,
     "spatial_frechet": 2,
@@ -99,21 +104,32 @@ class Measure:
         judge = None if self.classifier is None else self.classifier.spec
         content = [digest, self.reference.digest, self.extractor.spec, judge, list(self.names), self.replicates]
         file = cache / f"scores-{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]}.json"
-        if not file.is_file():
-            made = self.of_pictures(name, batches(), labels).plain()
-            temporary = file.with_suffix(f".{os.getpid()}.tmp")
-            temporary.write_text(json.dumps({key: made[key] for key in ("images", "scores")}, allow_nan=False))
-            temporary.replace(file)
-        kept = json.loads(file.read_text())
-        scores = {key: None if score is None else Estimate(**score) for key, score in kept["scores"].items()}
-        return Row(name, kept["images"], scores)
+
+        def load(file: Path) -> Row:
+            content = read_checked(file)
+            scores = {key: None if score is None else Estimate(**score) for key, score in content["scores"].items()}
+            return Row(name, content["images"], scores)
+
+        def save(row: Row, file: Path) -> None:
+            write_checked(file, {key: value for key, value in row.plain().items() if key in ("images", "scores")})
+
+        return kept(file, load, lambda: self.of_pictures(name, batches(), labels), save)
 
     def of_samples(
-        self, source: Source, sampler: Sampler, count: int, cache: Path, share: Share, shown: int = 0
+        self, source: Source, sampler: Sampler, count: int, cache: Path, share: Share, shown: int = 0, own: bool = False
     ) -> tuple[Row, Tensor] | None:
         """The scores of images 0 ... count - 1, and the first `shown` of them, uint8 [shown, C, H, W]; to be called by
-        all processes, None in all but the first. What was made is kept in `cache`: see `Generation`."""
-        made = self._generation(source, sampler, shown).run(count, cache, share.rank, share.size, share.device)
+        all processes, None in all but the first. What was made is kept in `cache`: see `Generation`.
+
+        own: no other command finds `cache`. Else samples of what `check_told` cannot tell apart are not kept, and
+        ValueError is raised if several processes should share them.
+        """
+        with ExitStack() as stack:
+            if not own and not check_told(sampler, share.size):
+                _log.warning("samples of a function or a class of your own are not kept: nothing tells it from another")
+                cache.mkdir(parents=True, exist_ok=True)
+                cache = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="once-", dir=cache)))
+            made = self._generation(source, sampler, shown).run(count, cache, share.rank, share.size, share.device)
         if made is None:
             return None
         images = made.seen.pop("images")
@@ -144,15 +160,18 @@ class Measure:
             "reference": reference,
             "features": self.extractor.spec,
             **judged,
+            **versions(),
         }
 
     def _generation(self, source: Source, sampler: Sampler, shown: int) -> Generation:
-        fixed = {key: describe(value) for key, value in vars(sampler).items() if key != "max_rows"}
+        fixed = {key: describe(value) for key, value in vars(sampler).items()}
         judges = [self.extractor.spec, None if self.classifier is None else self.classifier.spec]
         identity = {
             "source": source.identity,
             "path": source.denoiser.path.spec,
             "sampler": fixed,
+            "networks": {name: network_of(each) for name, each in sampler.guidance.networks.items()},
+            "versions": versions(),
             "labels": [source.labels, source.num_classes],
             "judges": judges,
             "shown": shown,
@@ -190,9 +209,11 @@ def alone(cache: Path) -> Iterator[None]:
     """
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        lock = (cache / ".lock").open("w")
+        lock = os.open(cache / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     except OSError as error:
         raise ValueError(f"cache must be a folder that can be written to, got {cache} ({error.strerror})") from error
-    with lock:
+    try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(lock)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from dit.evaluation.cache import kept, read_tensors
 from dit.evaluation.features import Extractor, Features, extract
 from dit.evaluation.moments import Gaussian, Moments
+from dit.tensors import save_tensors
 
 
 @dataclass(frozen=True)
@@ -36,38 +35,36 @@ class Reference:
         return Reference(name, digest, Moments.of(pooled).gaussian, spatial, pooled, len(pooled))
 
     def save(self, file: Path) -> None:
-        """As a .safetensors with the names of the ADM suite, written whole or not at all."""
+        """As a .safetensors with the names of the ADM suite and digests. Raises ValueError if it cannot be written."""
         tensors = {"mu": self.moments.mean, "sigma": self.moments.covariance}
         if self.spatial_moments is not None:
             tensors |= {"mu_s": self.spatial_moments.mean, "sigma_s": self.spatial_moments.covariance}
         if self.pooled is not None:
             tensors["pooled"] = self.pooled
-        facts = {"name": self.name, "digest": self.digest, "images": str(self.images or "")}
+        facts = {"name": self.name, "of": self.digest, "images": str(self.images or "")}
         file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_suffix(f".{os.getpid()}.tmp")
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, facts)
-        temporary.replace(file)
+        save_tensors(file, tensors, facts)
 
     @staticmethod
     def load(file: Path) -> Reference:
-        with safe_open(file, "pt") as opened:
-            facts = opened.metadata()
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        spatial = Gaussian(tensors["mu_s"], tensors["sigma_s"]) if "mu_s" in tensors else None
-        images = int(facts["images"]) if facts["images"] else None
-        moments = Gaussian(tensors["mu"], tensors["sigma"])
-        return Reference(facts["name"], facts["digest"], moments, spatial, tensors.get("pooled"), images)
+        """Raises ValueError if `file` is not as `save` wrote it."""
+        tensors, facts = read_tensors(file)
+        try:
+            spatial = Gaussian(tensors["mu_s"], tensors["sigma_s"]) if "mu_s" in tensors else None
+            images = int(facts["images"]) if facts["images"] else None
+            moments = Gaussian(tensors["mu"], tensors["sigma"])
+            return Reference(facts["name"], facts["of"], moments, spatial, tensors.get("pooled"), images)
+        except (KeyError, ValueError) as error:
+            raise ValueError(f"{file} holds no reference") from error
 
 
 def reference_of(
     batches: Callable[[], Iterable[Tensor]], name: str, pictures: str, extractor: Extractor, cache: Path
 ) -> Reference:
-    """The reference of uint8 batches [B, C, H, W], read from `cache` where it was computed before.
+    """The reference of uint8 batches [B, C, H, W], read from `cache` if it was computed before and is intact.
 
     pictures: a digest of them; with that of the extractor it names the file.
     """
     digest = hashlib.sha256(f"{pictures} {extractor.name} {extractor.digest}".encode()).hexdigest()[:12]
     file = cache / f"reference-{digest}.safetensors"
-    if not file.is_file():
-        Reference.of(extract(extractor, batches()), name, digest).save(file)
-    return Reference.load(file)
+    return kept(file, Reference.load, lambda: Reference.of(extract(extractor, batches()), name, digest), Reference.save)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +11,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from dit.checks import printable
 from dit.evaluation.intervals import Estimate
+from dit.files import write_json
 
 _HEADINGS = {
     "accuracy": "accuracy",
@@ -87,21 +87,22 @@ def table(rows: Sequence[Row], width: int = 120) -> Group:
         "rows": ["-" if row.rows is None else f"{row.rows:g}" for row in rows],
         "seconds": ["-" if row.seconds is None else f"{row.seconds:.1f}" for row in rows],
     }
-    columns |= {heading: cells for heading, cells in facts.items() if set(cells) != {"-"}}
-    first = min(24, max(len(row.name) for row in rows))
-    tables: list[dict[str, list[str]]] = [{}]
+    columns |= {heading: [Text(cell) for cell in cells] for heading, cells in facts.items() if set(cells) != {"-"}}
+    names = [Text(printable(row.name)) for row in rows]  # which may come from files: no markup
+    first = min(24, max(map(len, names)))
+    tables: list[dict[str, list[Text]]] = [{}]
     room = width - first
     for heading, cells in columns.items():
-        lines = [heading, *(line for cell in cells for line in Text.from_markup(cell).plain.splitlines())]
+        lines = [heading, *(line for cell in cells for line in cell.plain.splitlines())]
         room -= 1 + max(map(len, lines))
         if room < 0:
             tables.append({})
             room = width - first - 1 - max(map(len, lines))
         tables[-1][heading] = cells
-    return Group(*(_table([row.name for row in rows], part, first) for part in tables))
+    return Group(*(_table(names, part, first) for part in tables))
 
 
-def _table(names: Sequence[str], columns: Mapping[str, Sequence[str]], first: int) -> Table:
+def _table(names: Sequence[Text], columns: Mapping[str, Sequence[Text]], first: int) -> Table:
     result = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
     result.add_column("guidance", min_width=first)
     for heading in columns:
@@ -111,14 +112,14 @@ def _table(names: Sequence[str], columns: Mapping[str, Sequence[str]], first: in
     return result
 
 
-def _cell(score: Estimate | None, fraction: bool) -> str:
+def _cell(score: Estimate | None, fraction: bool) -> Text:
     if score is None:
-        return "-"
+        return Text("-")
     value = f"{score.value:.3f}" if fraction else _short(score.value)
     if score.low is None or score.high is None:
-        return value
+        return Text(value)
     half = (score.high - score.low) / 2
-    return f"{value}\n[dim]±{half:.3f}[/]" if fraction else f"{value}\n[dim]±{_short(half)}[/]"
+    return Text.assemble(value, (f"\n±{half:.3f}" if fraction else f"\n±{_short(half)}", "dim"))
 
 
 def _short(value: float) -> str:
@@ -136,6 +137,7 @@ def protocol_line(protocol: Mapping[str, Any]) -> str:
         *(f"seed {protocol[key]}" for key in ("seed",) if protocol.get(key) is not None),
         *(f"weights {protocol[key]}" for key in ("weights",) if protocol.get(key)),
         *(f"step {protocol[key]:,}" for key in ("step",) if protocol.get(key)),
+        *(f"weak model {told['file'] or 'of'} {told['digest']}" for told in (protocol.get("weak"),) if told),
         "reference {name} ({count}, {digest})".format(
             name=reference["name"],
             count=f"{reference['images']:,} pictures" if reference["images"] else "moments alone",
@@ -143,18 +145,29 @@ def protocol_line(protocol: Mapping[str, Any]) -> str:
         ),
         f"features {features['name']} {features['digest']}"
         + (f" (held-out accuracy {worth:.3f})" if worth is not None else ""),
+        *(_real(told) for told in (protocol.get("real_pictures"),) if told),
+        *(_computing(protocol) for key in ("precision",) if protocol.get(key)),
+        *(f"{key} {protocol[key]}" for key in ("torch", "ditlab") if protocol.get(key)),
         "± is half of a 95 % interval",
     ]
     return f"protocol: {', '.join(parts)}"
 
 
+def _real(told: Mapping[str, Any]) -> str:
+    rule = "drawn as they come" if told["labels"] is None else "their labels those of the samples"
+    return f"real pictures {told['images']:,} of {told['split']}, {rule}"
+
+
+def _computing(protocol: Mapping[str, Any]) -> str:
+    compiled = f" compiled by {protocol['compile']}" if protocol["compile"] else ""
+    return f"{protocol['precision']}{compiled} on {protocol['device']} in batches of {protocol['batch_size']}"
+
+
 def write_scores(
     file: Path, protocol: Mapping[str, Any], rows: Sequence[Row], before: Sequence[dict[str, Any]] = ()
 ) -> None:
-    """scores.json as a whole or not at all; before: plain rows that come first."""
+    """scores.json; before: plain rows that come first. Raises ValueError where it cannot be written."""
     file.parent.mkdir(parents=True, exist_ok=True)
     plain = [*before, *(row.plain() for row in rows)]
     content = {"line": protocol_line(protocol), "protocol": dict(protocol), "rows": plain}
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
-    temporary.replace(file)
+    write_json(file, content)

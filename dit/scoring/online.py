@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import shutil
@@ -14,7 +13,8 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from dit.evaluation import Extractor, Row, Share, Source, check_enough, labels_of, write_scores
+from dit.evaluation import Extractor, Row, Share, Source, check_enough, labels_of, networks_named, write_scores
+from dit.files import read_json
 from dit.scoring.choose import measure_of
 from dit.solvers import Sampler
 from dit.training import DiTModule, FullySharded
@@ -109,7 +109,9 @@ class OnlineScore(Callback):
         source, share = Source(module.denoiser, self.labels, *parts), self._share(trainer, module)
         cache = self.file.parent / f".scores-{trainer.global_rank if share.size == 1 else 'of-all'}"
         with module.ema_weights():
-            made = [self._measure.of_samples(source, sampler, self.images, cache, share) for sampler in self._used]
+            made = [
+                self._measure.of_samples(source, sampler, self.images, cache, share, own=True) for sampler in self._used
+            ]
         rows = [each[0] for each in made if each is not None]
         if trainer.is_global_zero:
             self._write(source, rows)
@@ -134,9 +136,15 @@ class OnlineScore(Callback):
 
     def _write(self, source: Source, rows: list[Row]) -> None:
         """Below what earlier steps of the run have written."""
-        before = json.loads(self.file.read_text())["rows"] if self.file.exists() else []
+        before = []
+        if self.file.exists():
+            try:
+                before = [row for row in read_json(self.file)["rows"] if row["step"] < source.step]
+            except (KeyError, TypeError, ValueError) as error:
+                _log.warning(f"{self.file} is damaged and begins anew: {error}")
         protocol = self._measure.protocol(source, self.images, self.sampler.seed)
-        write_scores(self.file, protocol, rows, [row for row in before if row["step"] < source.step])
+        protocol |= {"batch_size": self.sampler.batch_size, **networks_named(self.sampler.guidance, None)}
+        write_scores(self.file, protocol, rows, before)
 
     def _named(self, rows: list[Row]) -> dict[str, float]:
         ends = [""] if len(self.scales) == 1 else [f"@{row.scale:g}" for row in rows if row.scale is not None]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data import LatentCodec, Pictures, Pixels, Real, codec_from_spec, real_of_folder, real_of_split
+from data import LatentCodec, Pictures, Pixels, Real, codec_from_spec, real_of_folder
+from data.split import Split
 from dit.checkpoint import Loaded
 from dit.diffusion import Denoiser
 from dit.evaluation import (
@@ -20,20 +22,23 @@ from dit.evaluation import (
     Share,
     Source,
     check_enough,
+    check_told,
     digest_of,
     labels_of,
+    networks_named,
 )
 from dit.scoring.choose import SPLITS, check_same, names_of
 from dit.solvers import Guidance, Sampler
 
+_log = logging.getLogger(__name__)
 Found = tuple[list[Row], dict[str, Any], Tensor | None]
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Of a checkpoint, a row for each of options["scales"], below one of the real pictures of `data`, if there are any,
-    that are not in the reference. facts: what the protocol says beside what a `Measure` knows; shape: (C, H, W) of the
-    decoded images."""
+    """Of a checkpoint, a row for each of options["scales"], below one of real pictures of `data` that are not in the
+    reference, as many and with the labels of the samples. facts: what the protocol says beside what a `Measure` knows;
+    shape: (C, H, W) of the decoded images."""
 
     options: Mapping[str, Any]
     source: Source
@@ -53,17 +58,24 @@ class Samples:
         scales = options["scales"] if isinstance(options["scales"], list) else [options["scales"]]
         guidances = [sampler.guidance if scale is None else sampler.guidance.with_scale(scale) for scale in scales]
         labels = labels_of(options["labels"], range(options["images"]), loaded.network.num_classes, sampler.seed)
-        weak = {name: each.network for name, each in sampler.guidance.networks.items() if isinstance(each, Denoiser)}
-        for network in weak.values():
-            network.to(share.device)
+        for weak in sampler.guidance.networks.values():
+            if isinstance(weak, Denoiser):
+                weak.network.to(share.device)
+        check_told(sampler, share.size)
         for guidance in guidances:
             guidance.check(loaded.denoiser, None if labels is None else torch.tensor(labels))
         codec = codec_from_spec(loaded.passport["data"]["normalisation"], options["vae"])
-        digests = {name: digest_of(network) for name, network in {"model": loaded.network, **weak}.items()}
-        identity = [digests, loaded.passport["path"], loaded.passport["kind"], codec.spec, options["compile"]]
+        computing = {
+            **{key: options[key] for key in ("precision", "compile", "batch_size")},
+            "device": torch.device(share.device).type,
+        }
+        decoder = None if isinstance(codec, Pixels) else codec.autoencoder.hash
+        kept = {key: loaded.passport[key] for key in ("model", "path", "kind", "sigma_data")}
+        identity = [digest_of(loaded.network), kept, codec.spec, decoder, computing]
         parts = loaded.network.num_classes, loaded.shape, codec.decode, loaded.weights, loaded.step, identity
         source = Source(loaded.denoiser, options["labels"], *parts)
-        facts = {"checkpoint": str(options["checkpoint"]), "normalisation": codec.spec}
+        facts = {"checkpoint": str(options["checkpoint"]), "normalisation": codec.spec, **computing}
+        facts |= networks_named(sampler.guidance, options["guidance"])
         return Samples(options, source, sampler, guidances, facts, data, share, _decoded(codec, loaded.shape))
 
     def score(self, measure: Measure) -> Found:
@@ -71,18 +83,28 @@ class Samples:
         the first has rows."""
         options, share = self.options, self.share
         cache, count = Path(options["cache"]), options["images"]
-        rows, images = [], None
+        rows, images, facts = [], None, dict(self.facts)
         if share.rank == 0 and self.data is not None and options["real"] is None:
             split = next(name for name in SPLITS if name != options["split"])
-            real = real_of_split("real pictures", getattr(self.data, split), count)
-            rows.append(measure.of_kept(real.name, real.digest, real.batches, real.labels, cache))
+            pictures: Split = getattr(self.data, split)
+            labels = labels_of(options["labels"], range(count), self.source.num_classes, self.sampler.seed)
+            numbers = _with_labels(pictures, labels, count)
+            try:
+                check_enough(measure.names, len(numbers), f"pictures of {split} with the labels of the samples")
+            except ValueError as error:
+                _log.warning(f"there is no row of real pictures: {error}")
+            else:
+                real = Real("real pictures", pictures, numbers)
+                rows.append(measure.of_kept(real.name, real.digest, real.batches, real.labels, cache))
+                rule = None if labels is None else options["labels"]
+                facts["real_pictures"] = {"split": split, "images": len(numbers), "labels": rule}
         for guidance in self.guidances:
             sampler = replace(self.sampler, guidance=guidance)
             made = measure.of_samples(self.source, sampler, count, cache, share, options["shown"])
             if made is not None:
                 rows.append(made[0])
                 images = made[1]
-        return rows, {**measure.protocol(self.source, count, self.sampler.seed), **self.facts}, images
+        return rows, {**measure.protocol(self.source, count, self.sampler.seed), **facts}, images
 
 
 @dataclass(frozen=True)
@@ -123,6 +145,22 @@ class Images:
             return [], {}, None
         row = measure.of_pictures(self.name, self.held.batches(), self.labels)
         return [row], measure.protocol(None, row.images, None), None
+
+
+def _with_labels(split: Split, labels: Sequence[int] | None, count: int) -> list[int]:
+    """Numbers of pictures with these labels, in their order, each class in a fixed shuffle; up to the first label of
+    which there is no other picture. Without labels `count` of any."""
+    if labels is None:
+        return split.some(count)
+    waiting: dict[int, list[int]] = {}
+    for number in torch.randperm(len(split), generator=torch.Generator().manual_seed(0)).tolist():
+        waiting.setdefault(int(split.labels[number]), []).append(number)
+    found: list[int] = []
+    for label in labels:
+        if not waiting.get(label):
+            break
+        found.append(waiting[label].pop())
+    return found
 
 
 def _decoded(codec: Pixels | LatentCodec, shape: tuple[int, int, int]) -> tuple[int, ...]:

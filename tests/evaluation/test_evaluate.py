@@ -168,6 +168,10 @@ def test_a_checkpoint_is_scored_in_a_row_a_scale(evaluate, checkpoint, tmp_path)
     assert protocol["checkpoint"] == str(checkpoint)
     assert protocol["normalisation"]["name"] == "Pixels"
     assert found["line"].split()[:3] == ["protocol:", "30", "images,"]
+    assert protocol["real_pictures"] == {"split": "train", "images": 30, "labels": "balanced"}
+    assert ", real pictures 30 of train, their labels those of the samples, 32-true on " in found["line"]
+    assert (protocol["precision"], protocol["compile"], protocol["batch_size"]) == ("32-true", None, 128)
+    assert protocol["torch"] == torch.__version__
     with Image.open(tmp_path / "out" / "samples.png") as sheet:
         assert sheet.size == (10 * 50 + 2, 2 * 50 + 2)
     assert {f.name for f in (tmp_path / "out").iterdir()} == {".hydra", ".run.lock", "samples.png", "scores.json"}

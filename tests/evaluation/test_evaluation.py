@@ -120,6 +120,11 @@ def test_a_score_carries_its_protocol(measure, real, tmp_path):
     assert [file.name for file in (tmp_path / "deep").iterdir()] == ["scores.json"]
 
 
+def test_a_name_that_is_markup_or_an_escape_is_printed_as_it_is(measure, real):
+    row = measure.of_pictures("[/x][bold]\x1b[31m", real[0][0][:20].split(500), None)
+    assert "[/x][bold]\\x1b[31m" in printed(table([row]))
+
+
 def test_the_scale_of_a_nest_of_rules_is_the_innermost():
     assert scale_of(describe(TNR(CFG(1.5)))) == 1.5
     assert scale_of(describe(CFGPlusPlus(0.5))) == 0.5

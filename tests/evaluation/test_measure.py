@@ -3,14 +3,43 @@
 import json
 import multiprocessing
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from dit.diffusion import LinearFlow
-from dit.evaluation import Features, Measure, Reference, Share, Source, alone, check_enough, read_reference, score
-from dit.solvers import Euler, Sampler
+from dit.diffusion import Denoiser, LinearFlow
+from dit.evaluation import (
+    Features,
+    Measure,
+    Reference,
+    Share,
+    Source,
+    alone,
+    check_enough,
+    check_told,
+    digest_of,
+    networks_named,
+    protocol_line,
+    read_reference,
+    score,
+    versions,
+)
+from dit.model import DiT
+from dit.solvers import (
+    CFG,
+    TNR,
+    Autoguidance,
+    Churn,
+    ClassifierGuidance,
+    Compose,
+    Euler,
+    Interval,
+    KarrasGrid,
+    LinearScale,
+    Sampler,
+)
 from tests.exact import Gaussian
 
 
@@ -110,6 +139,100 @@ def test_samples_go_where_nothing_that_changes_them_is_mixed(tmp_path):
     for other in others:
         measure().of_samples(*other, *options, shown=5)
     assert len(list(tmp_path.iterdir())) == 1 + len(others)
+
+
+def network(seed=0, **arguments):
+    torch.manual_seed(seed)
+    known = {"image_size": 2, "patch_size": 1, "channels": 1, "depth": 1, "num_heads": 1, "hidden_size": 16}
+    return DiT(**{**known, "num_classes": 3, **arguments})
+
+
+def weak(seed=0, kind="velocity", **arguments):
+    return Denoiser(network(seed, **arguments), LinearFlow(), kind)
+
+
+def folders(tmp_path, *samplers):
+    """How many folders of samples there are after each."""
+    found = []
+    for sampler in samplers:
+        measure().of_samples(source(), sampler, 8, tmp_path, Share())
+        found.append(len(list(tmp_path.glob("samples-*"))))
+    return found
+
+
+def test_samples_of_another_weak_model_or_version_are_kept_apart(tmp_path, monkeypatch):
+    def sampler(scale=2.0, **of_weak):
+        return Sampler(steps=1, solver=Euler(), batch_size=8, guidance=Autoguidance(weak(**of_weak), scale))
+
+    others = sampler(), sampler(), sampler(seed=1), sampler(kind="x0"), sampler(num_heads=2), sampler(LinearScale(1, 2))
+    assert folders(tmp_path, *others) == [1, 1, 2, 3, 4, 5]
+    assert versions().keys() == {"torch", "ditlab"}
+    monkeypatch.setattr("dit.evaluation.measure.versions", lambda: {**versions(), "torch": "99"})
+    assert folders(tmp_path, sampler()) == [6]
+    monkeypatch.setattr("dit.evaluation.measure.versions", lambda: {**versions(), "ditlab": "99"})
+    assert folders(tmp_path, sampler(), replace(sampler(), max_rows=4)) == [7, 8]
+
+
+class Mine(CFG):
+    """A rule of somebody's own, whose code may change."""
+
+
+FLOW = LinearFlow()
+UNTOLD = {
+    "a function": CFG(lambda _: 1.5),
+    "a function inside": TNR(CFG(lambda _: 1.5)),
+    "a classifier": ClassifierGuidance(CFG(1), lambda x, _: x.flatten(1)[:, :3]),
+    "a network": Autoguidance(Gaussian(FLOW)),
+    "a network in a denoiser": Autoguidance(Denoiser(lambda x, *_: x, FLOW, "velocity")),
+    "a module of others": Autoguidance(Denoiser(torch.nn.Identity(), FLOW, "velocity")),
+    "a class of others": Mine(1.0),
+}
+
+
+@pytest.mark.parametrize("rule", UNTOLD)
+def test_samples_that_nothing_tells_apart_are_not_kept(tmp_path, rule, caplog):
+    """Of functions with the same name, other samples came out of the cache."""
+    sampler = Sampler(steps=1, solver=Euler(), batch_size=4, guidance=UNTOLD[rule])
+    assert not check_told(sampler, 1)
+    with pytest.raises(ValueError, match=r"^guidance.* is a function or a class of your own.*trainer\.devices=1$"):
+        measure().of_samples(source(), sampler, 8, tmp_path, Share(0, 2))
+    assert not list(tmp_path.iterdir())
+    if rule == "a function":
+        values = []
+        for scale in (1.0, 3.0):
+            guided = replace(sampler, guidance=CFG(lambda _, scale=scale: scale))
+            of = Source(Gaussian(FLOW, means=(1.0, 0.0, -1.0, 0.0), null_label=3), *list(vars(source()).values())[1:])
+            values.append(measure().of_samples(of, guided, 8, tmp_path, Share())[0].value("frechet"))
+            assert not list(tmp_path.iterdir())
+        assert values[0] != values[1]
+        assert "are not kept" in caplog.text
+        measure().of_samples(of, guided, 8, tmp_path, Share(0, 1), own=True)
+        assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_everything_of_ours_can_be_told():
+    """Whatever the configurations name."""
+    for rule in (CFG(1.5), Interval(CFG(LinearScale(1, 2)), (-1.0, 1.0)), Autoguidance(weak()), Compose((0,), (1.0,))):
+        assert check_told(Sampler(guidance=rule, solver=Churn(), grid=KarrasGrid()), 2)
+
+
+def test_a_protocol_names_the_weak_model_and_what_computes():
+    rule = TNR(Autoguidance(weak()))
+    config = {"_target_": "dit.solvers.TNR", "inner": {"weak": {"file": "small.ckpt", "weights": "raw"}, "scale": 2}}
+    told = networks_named(rule, config)
+    assert told == {"weak": {"file": "small.ckpt", "weights": "raw", "digest": digest_of(rule.inner.weak.network)}}
+    assert networks_named(rule, None)["weak"]["file"] is None
+    computing = {"precision": "bf16-true", "compile": "inductor", "device": "cpu", "batch_size": 128}
+    real = {"real_pictures": {"split": "train", "images": 1000, "labels": "balanced"}}
+    protocol = measure().protocol(source(), 1000, 0) | computing | told | real
+    line = protocol_line(protocol)
+    for part in (
+        f"weak model small.ckpt {told['weak']['digest']}",
+        "bf16-true compiled by inductor on cpu in batches of 128",
+        f"torch {torch.__version__}, ditlab ",
+        "real pictures 1,000 of train, their labels those of the samples",
+    ):
+        assert f", {part}" in line
 
 
 def test_only_the_first_process_has_a_row(tmp_path):

@@ -552,7 +552,8 @@ def test_a_report_that_fails_is_one_sentence_and_changes_nothing_of_the_sweep(tm
 
     (tmp_path / "sweep.json").write_text("[]")
     _report(tmp_path, Console(width=20))
-    assert capsys.readouterr().out == f"no report: {tmp_path}/sweep.json is no manifest of a sweep\n"
+    why = "it must be an object, got a list"
+    assert capsys.readouterr().out == f"no report: {tmp_path}/sweep.json is no manifest of a sweep: {why}\n"
     monkeypatch.setattr("dit.evaluation.report.write_report", lambda _: 1 / 0)
     _report(tmp_path, Console())
     assert capsys.readouterr().out == "no report: ZeroDivisionError: division by zero\n"

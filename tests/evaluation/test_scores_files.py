@@ -239,7 +239,7 @@ def blank(count):
         ({"mu": np.zeros(3)}, "holds one of mu and sigma and lacks sigma"),
         ({"mu": np.zeros(3), "sigma": np.eye(4)}, r"must be \[F\] and \[F, F\], got \[3\] and \[4, 4\]"),
         ({"mu": np.full(3, np.nan), "sigma": np.eye(3)}, "mu of .* must be finite, but holds NaN"),
-        ({"mu": np.array(["a"]), "sigma": np.eye(1)}, "mu and sigma of .* must be numbers"),
+        ({"mu": np.array(["a"]), "sigma": np.eye(1)}, "mu of .* must be numbers, got <U1"),
         ({"arr_0": hwc(4), "mu": np.zeros(5), "sigma": np.eye(5)}, "has 5 features, but rows has 6"),
         ({"arr_0": np.full((4, 8, 8, 3), np.nan)}, r"must be uint8 \[N, H, W, C\], got float64 \[4, 8, 8, 3\]"),
         ({"arr_0": np.array([hwc(1), hwc(1, size=9), None], dtype=object)}, "got object .*mixed sizes"),

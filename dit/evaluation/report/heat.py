@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from dit.evaluation.report.points import Measured, Point, higher, text, title
-from dit.evaluation.report.style import FEW, Names, plain_decades, spans_decades
+from dit.evaluation.report.style import FEW, Names, cut, plain_decades, spans_decades
 
 
 def is_filled(measured: Measured) -> bool:
@@ -63,12 +63,12 @@ def heat_map(measured: Measured, metric: str) -> Figure | None:
         panel.set_title(names.equal(dict(zip(others, facet, strict=True)), others))
     assert image is not None
     if len(facets) == 1:
-        panels[0][0].set_xlabel(across)
-        panels[0][0].set_ylabel(down)
+        panels[0][0].set_xlabel(cut(across))
+        panels[0][0].set_ylabel(cut(down))
     else:
-        figure.supxlabel(across, fontsize="medium")
-        figure.supylabel(down, fontsize="medium")
-    bar = figure.colorbar(image, ax=panels, fraction=0.05, pad=0.02, label=title(metric))
+        figure.supxlabel(cut(across), fontsize="medium")
+        figure.supylabel(cut(down), fontsize="medium")
+    bar = figure.colorbar(image, ax=panels, fraction=0.05, pad=0.02, label=cut(title(metric)))
     if isinstance(norm, LogNorm):
         plain_decades(bar.ax.yaxis)
     bar.outline.set_visible(False)  # type: ignore[union-attr]

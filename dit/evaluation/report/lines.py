@@ -12,7 +12,7 @@ from matplotlib.ticker import NullLocator
 from dit.evaluation.report.panels import Line, in_panels
 from dit.evaluation.report.points import Measured, Point, short_values
 from dit.evaluation.report.read import number
-from dit.evaluation.report.style import spans_decades, wanted
+from dit.evaluation.report.style import cut, plain_decades, spans_decades, wanted
 
 
 def curves(measured: Measured, metric: str) -> Figure | None:
@@ -88,12 +88,13 @@ def against_key(measured: Measured, metric: str) -> Figure | None:
         return None
     lines = [_line(dict(zip(others, choice, strict=True)), sorted(found)) for choice, found in groups.items()]
     # A search leaves gaps in a grid of keys, and nothing is known of what lies in them.
-    figure, panels = in_panels(lines, measured, across, wanted(metric), joined=numeric and not others)
+    figure, panels = in_panels(lines, measured, cut(across), wanted(metric), joined=numeric and not others)
     if numeric:
-        if spans_decades([x for line in lines for x in line.x]):
+        if spans_decades(xs := [x for line in lines for x in line.x]):
             panels[0].set_xscale("log")
+            plain_decades(panels[0].xaxis, (1, 2, 5) if max(xs) < 1000 * min(xs) else (1,))
         return figure
-    labels = list(short_values(values).values())
+    labels = [cut(label) for label in short_values(values).values()]
     turned = {"rotation": 30, "ha": "right"} if len(panels) * sum(map(len, labels)) > 40 else {}
     for panel in panels:
         panel.set_xticks(range(len(labels)), labels, **turned)

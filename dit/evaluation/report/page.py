@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -78,9 +79,9 @@ def _markdown(block: Block, folder: Path) -> str:
 
 def _plain(text: str) -> str:
     """Without what Markdown would read as its own."""
-    for sign in "\\`*_[]<>|":
+    for sign in "\\`*_[]<>|&$~":
         text = text.replace(sign, f"\\{sign}")
-    return " ".join(text.split())
+    return re.sub(r"^(?=[#+=-]+(\s|$))", r"\\", " ".join(text.split()))
 
 
 _STYLE = """

@@ -8,7 +8,7 @@ from typing import Any
 from dit.evaluation.report.read import Sweep, Trial
 
 _CHOSEN = ("checkpoint", "seed", "guidance", "solver", "steps", "scale", "scales", "evaluations", "grid", "name")
-
+_CHOSEN += ("real_pictures",)  # follows from images, labels and reference
 _DECIDES = {"ema": "weights", "checkpoint": "step", "max_steps": "step"}  # facts by keys of other names
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import fcntl
-import json
 import math
 import re
 from dataclasses import dataclass, field
@@ -12,10 +10,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
+from dit.checks import printable, shown
+from dit.evaluation.report.files import content, is_inside, read_object, read_yaml, rows
 
 SEED = "seed"
 STATES = ("finished", "failed", "running", "queued", "unfinished", "unknown")  # unknown: nothing says if it finished
+_MOST_NUMBERS = 4_000_000  # of one metrics.csv
+_LAST_STEP = 1 << 53
+_LARGEST = 1e100  # of finite values: their squares are finite
 Curve = dict[int, float]  # optimiser steps done: value
 
 
@@ -56,11 +58,12 @@ class Trial:
 
 @dataclass(frozen=True)
 class Sweep:
-    """running: its launcher is still at work."""
+    """running: its launcher is still at work. remarks: what was left out."""
 
     folder: Path
     trials: list[Trial]
     running: bool
+    remarks: list[str] = field(default_factory=list)
 
     @cached_property
     def swept(self) -> dict[str, list[str]]:
@@ -101,7 +104,7 @@ def number(text: Any) -> float | None:
     """None for what is no finite number."""
     try:
         value = float(text)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return value if math.isfinite(value) else None
 
@@ -112,17 +115,21 @@ def last_step(curves: dict[str, Curve]) -> int | None:
 
 
 def read_sweep(folder: Path) -> Sweep:
-    """ValueError where there is no sweep."""
+    """Raises ValueError where there is no sweep."""
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder of a sweep: there is no such folder")
     running, entries = _locked(folder), _manifest(folder)
     if entries is not None:
-        return Sweep(folder, [_trial(folder / entry["folder"], entry, running) for entry in entries], running)
-    found = [entry for entry in folder.iterdir() if entry.is_dir() and _is_trial(entry)]
+        return Sweep(folder, [_trial(folder, entry, running) for entry in entries], running)
+    found = [entry for entry in folder.iterdir() if entry.is_dir()]
+    outside = [f"{entry.name} lies outside the sweep's folder: left out" for entry in found if entry.is_symlink()]
+    found = [entry for entry in found if is_inside(entry, folder) and _is_trial(entry)]
     if not found:
         raise ValueError(f"{folder} is no folder of a sweep: it has neither sweep.json nor folders of trials")
     found.sort(key=lambda path: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)])
-    return Sweep(folder, [_trial(path, {"number": index}, running) for index, path in enumerate(found)], running)
+    numbered = [{"number": index, "folder": path.name} for index, path in enumerate(found)]
+    trials = [_trial(folder, entry, running) for entry in numbered]
+    return Sweep(folder, trials, running, [printable(remark) for remark in outside])
 
 
 def _is_trial(folder: Path) -> bool:
@@ -131,8 +138,11 @@ def _is_trial(folder: Path) -> bool:
 
 def _locked(folder: Path) -> bool:
     """Whether a launcher holds the lock of `dit.launch.Manifest`."""
+    file = folder / ".sweep.lock"
     try:
-        with (folder / ".sweep.lock").open() as lock:
+        if file.is_symlink() or not file.is_file():
+            return False
+        with file.open() as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
@@ -143,41 +153,52 @@ def _locked(folder: Path) -> bool:
 
 def _manifest(folder: Path) -> list[dict[str, Any]] | None:
     file = folder / "sweep.json"
-    if not file.exists():
-        return None
     try:
-        entries = json.loads(file.read_text())["trials"]
+        read = read_object(file, folder)
+        if read is None:
+            return None
+        entries = read["trials"]
         for entry in entries:
-            _ = (entry["number"], entry["folder"], entry["overrides"], entry["state"])
-    except (KeyError, TypeError, ValueError) as error:
+            number, overrides = entry["number"], entry["overrides"]
+            if not isinstance(number, int) or not isinstance(entry["folder"], str) or entry["state"] not in STATES:
+                raise ValueError(f"{shown(entry)} is no trial")
+            if not isinstance(overrides, list) or not all(isinstance(override, str) for override in overrides):
+                raise ValueError(f"{shown(overrides)} are no overrides")
+    except (KeyError, TypeError) as error:
         raise ValueError(f"{file} is no manifest of a sweep") from error
+    except ValueError as error:
+        raise ValueError(f"{file} is no manifest of a sweep: {error}") from error
     return entries
 
 
-def _trial(folder: Path, entry: dict[str, Any], running: bool) -> Trial:
-    remarks: list[str] = []
-    told = _yaml(folder / ".hydra" / "overrides.yaml", remarks)
-    config = _yaml(folder / ".hydra" / "config.yaml", remarks)
-    overrides = entry["overrides"] if "overrides" in entry else told if isinstance(told, list) else []
-    config = config if isinstance(config, dict) else {}
-    curves = _curves(folder / "csv" / "version_0" / "metrics.csv", remarks)
-    scores, protocol = _scores(folder / "scores.json", remarks)
+def _trial(root: Path, entry: dict[str, Any], running: bool) -> Trial:
+    """Of an entry of the manifest, or of the number and folder of a trial without one."""
+    folder, remarks = root / entry["folder"], list[str]()
+    inside = is_inside(folder, root)
+    if not inside:
+        remarks.append(f"{shown(entry['folder'])} lies outside the sweep's folder: nothing of it is read")
+    reading = _Reading(folder, root, remarks) if inside else None
+    overrides = entry["overrides"] if "overrides" in entry else reading.overrides() if reading else []
+    config = reading.config() if reading else {}
+    curves = reading.curves() if reading else {}
+    scores, protocol = reading.scores() if reading else ([], None)
     if "state" in entry:
         state = "unfinished" if entry["state"] in ("running", "queued") and not running else entry["state"]
     else:
         state = _guess(config, last_step(curves), bool(scores))
+    error, value = entry.get("error"), entry.get("value")
     return Trial(
         number=entry["number"],
         folder=folder,
         overrides=dict(map(_override, overrides)),
         state=state,
-        error=entry.get("error"),
-        value=entry.get("value"),
+        error=error if error is None else str(error),
+        value=value if value is None or isinstance(value, int | float | str) else shown(value),
         config=config,
         curves=curves,
         scores=scores,
         protocol=protocol,
-        picture=_picture(folder),
+        picture=reading.picture() if reading else None,
         remarks=remarks,
     )
 
@@ -193,72 +214,92 @@ def _guess(config: dict[str, Any], step: int | None, scored: bool) -> str:
     return "finished" if step >= steps else "unfinished"
 
 
+class _Reading:
+    """The files in a trial's `folder`, below that of the sweep, `root`; what cannot be read becomes a remark."""
+
+    def __init__(self, folder: Path, root: Path, remarks: list[str]):
+        self.folder, self.root, self.remarks = folder, root, remarks
+
+    def overrides(self) -> list[str]:
+        found = self._yaml("overrides.yaml", list)
+        return [override for override in found if isinstance(override, str)]
+
+    def config(self) -> dict[str, Any]:
+        return self._yaml("config.yaml", dict)
+
+    def _yaml(self, name: str, kind: type) -> Any:
+        try:
+            found = read_yaml(self.folder / ".hydra" / name, self.root)
+        except ValueError as error:
+            self.remarks.append(f".hydra/{name} cannot be read: {error}")
+            found = None
+        return found if isinstance(found, kind) else kind()
+
+    def curves(self) -> dict[str, Curve]:
+        """Every column against the optimiser steps done. Lines that a kill or a full disk tore are left out."""
+        curves: dict[str, Curve] = {}
+        torn = numbers = 0
+        try:
+            raw = content(self.folder / "csv" / "version_0" / "metrics.csv", self.root)
+            for row in rows(raw or b""):
+                try:
+                    step = int(row["step"]) + 1 if row else 0  # Lightning counts from 0
+                    values = {key: float(cell) for key, cell in (row or {}).items() if cell and key != "step"}
+                except (KeyError, ValueError):
+                    step, values = 0, {}
+                if not 0 < step < _LAST_STEP:
+                    torn += 1
+                    continue
+                numbers += len(values)
+                if numbers > _MOST_NUMBERS:
+                    raise ValueError(f"after {_MOST_NUMBERS:,} numbers the rest is left out")
+                for key, value in values.items():
+                    curves.setdefault(key, {})[step] = value if abs(value) < _LARGEST else value * math.inf
+        except ValueError as error:
+            self.remarks.append(f"metrics.csv: {error}")
+        if torn:
+            self.remarks.append(f"metrics.csv: {torn} torn line{'s' if torn > 1 else ''} left out")
+        return curves
+
+    def scores(self) -> tuple[list[dict[str, Any]], Any]:
+        try:
+            found = read_object(self.folder / "scores.json", self.root)
+            return ([], None) if found is None else ([_row(row) for row in found["rows"]], found["protocol"])
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            why = f": {error}" if isinstance(error, ValueError) else ""
+            self.remarks.append(f"scores.json cannot be read{why}")
+            return [], None
+
+    def picture(self) -> Path | None:
+        """The last preview, or else the samples."""
+        previews = list((self.folder / "previews").glob("step_*.png"))
+        previews.sort(key=lambda file: int(re.sub(r"\D", "", file.stem) or 0))
+        others = [self.folder / name for name in ("samples.png", "grid.png")]
+        for file in (*previews[-1:], *others):
+            if is_inside(file, self.root) and file.is_file():
+                return file
+            if file.is_symlink():
+                self.remarks.append(printable(f"{file.name} is a link out of the sweep's folder: not shown"))
+        return None
+
+
 def _override(text: str) -> tuple[str, str]:
     key, _, value = text.lstrip("+~").partition("=")
     return key, value[1:-1] if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"" else value
 
 
-def _yaml(file: Path, remarks: list[str]) -> Any:
-    try:
-        return yaml.load(file.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, yaml.YAMLError):
-        remarks.append(f"{file.parent.name}/{file.name} cannot be read")
-        return None
-
-
-def _curves(file: Path, remarks: list[str]) -> dict[str, Curve]:
-    """Every column against the optimiser steps done. Lines that a kill or a full disk tore are left out."""
-    try:
-        text = file.read_bytes().decode(errors="replace")
-    except FileNotFoundError:
-        return {}
-    every = text.splitlines()
-    whole = every if text.endswith("\n") else every[:-1]
-    torn, curves = len(every) - len(whole), {}
-    lines = csv.reader(whole)
-    header = next(lines, [])
-    for cells in lines:
-        row = dict(zip(header, cells, strict=False))
-        try:
-            step = int(row["step"]) + 1  # Lightning counts from 0
-            values = {key: float(cell) for key, cell in row.items() if cell and key != "step"}
-        except (KeyError, ValueError):
-            torn += 1
-            continue
-        if len(cells) != len(header):
-            torn += 1
-            continue
-        for key, value in values.items():
-            curves.setdefault(key, {})[step] = value
-    if torn:
-        remarks.append(f"metrics.csv: {torn} torn line{'s' if torn > 1 else ''} left out")
-    return curves
-
-
-def _scores(file: Path, remarks: list[str]) -> tuple[list[dict[str, Any]], Any]:
-    try:
-        found = json.loads(file.read_text())
-        bare = {"name": "", "step": None, "scale": None}
-        return [bare | row | {"scores": _values(row["scores"])} for row in found["rows"]], found["protocol"]
-    except FileNotFoundError:
-        return [], None
-    except (AttributeError, KeyError, TypeError, ValueError):
-        remarks.append("scores.json cannot be read")
-        return [], None
-
-
-def _values(scores: dict[str, Any]) -> dict[str, tuple[float, float | None, float | None]]:
-    """Value, low and high of what was measured."""
+def _row(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of scores.json, with `scores` as value, low and high of what was measured."""
+    step = row.get("step")
+    if step is not None and (not isinstance(step, int) or not 0 <= step < _LAST_STEP):
+        raise ValueError(f"{shown(step)} is no step")
     found = {}
-    for name, score in scores.items():
+    for name, score in row["scores"].items():
         if score is not None and score["value"] is not None:
-            found[name] = (float(score["value"]), number(score["low"]), number(score["high"]))
-    return found
-
-
-def _picture(folder: Path) -> Path | None:
-    previews = sorted((folder / "previews").glob("step_*.png"), key=lambda file: int(re.sub(r"\D", "", file.stem) or 0))
-    others = [file for name in ("samples.png", "grid.png") if (file := folder / name).exists()]
-    return next(iter(previews[-1:] + others), None)
+            if not isinstance(value := score["value"], int | float):
+                raise ValueError(f"{shown(value)} is no score")
+            found[name] = (
+                float(value) if abs(value) < _LARGEST else value * math.inf,
+                *map(number, (score["low"], score["high"])),
+            )
+    return {**row, "name": str(row.get("name", "")), "step": step, "scale": row.get("scale"), "scores": found}

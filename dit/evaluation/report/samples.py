@@ -3,38 +3,48 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
+from dit.checks import printable
+from dit.evaluation.report.files import read_picture
 from dit.evaluation.report.points import Measured
-from dit.evaluation.report.style import Names
+from dit.evaluation.report.read import Trial
+from dit.evaluation.report.style import Names, cut
 
 _WIDTH, _HEIGHT, _CELL = 10.0, 11.0, 2.4  # inches: of a page, and at most of one picture
+_PIXELS = 400  # an inch of a picture, of which print shows half
+_PANELS, _FIGURES = 400, 24
 
 
 def sheets(measured: Measured, seed: str) -> list[tuple[str, Figure]]:
     """A figure for each choice of the third key and those after it, with that choice in words.
 
-    Noise is a function of the seed, so only the trials with `seed` are shown.
+    Noise is a function of the seed, so only the trials with `seed` are shown. A picture that cannot be read is left
+    out, with a remark on its trial. Raises ValueError for more than can be looked at.
     """
     names, missing = Names.of(measured), [""] * (2 - len(measured.keys))  # one key: one row
     keys = [*missing, *measured.keys]
     places = [[""]] * len(missing) + list(measured.keys.values())
-    found: dict[tuple[str, ...], Path] = {}
+    found: dict[tuple[str, ...], Trial] = {}
     for row in measured.rows:
         if row.trial.picture is not None and row.trial.seed == seed:
-            found.setdefault((*missing, *row.choice.values()), row.trial.picture)
+            found.setdefault((*missing, *row.choice.values()), row.trial)
+    panels, facets = math.prod(map(len, places[:2])), math.prod(map(len, places[2:]))
+    if found and (panels > _PANELS or facets > _FIGURES):
+        raise ValueError(f"{facets:,} figures of {panels:,} pictures are more than can be looked at")
     drawn = []
     for facet in itertools.product(*places[2:]):
-        files = {(choice[0], choice[1]): file for choice, file in found.items() if choice[2:] == facet}
-        pictures = {at: picture for at, file in files.items() if (picture := _read(file)) is not None}
+        trials = {(choice[0], choice[1]): trial for choice, trial in found.items() if choice[2:] == facet}
+        side = int(_PIXELS * min(_CELL, _WIDTH / len(places[1])))
+        pictures = {at: picture for at, trial in trials.items() if (picture := _read(trial, side)) is not None}
         if pictures:
-            steps = {at: re.sub(r"\D", "", files[at].stem).lstrip("0") for at in pictures}
+            steps = {at: _step(trials[at]) for at in pictures}
             said = names.equal(dict(zip(keys[2:], facet, strict=True)), keys[2:])
             drawn.append((said, _sheet(pictures, steps, places[0], places[1], keys, names)))
     return drawn
@@ -72,19 +82,28 @@ def _sheet(
         if x == 0 and down:
             panel.set_ylabel(names.values[down][row], fontsize=8.5, rotation=0, ha="right", va="center")
     if across:
-        figure.suptitle(across, fontsize=8.5)
+        figure.suptitle(cut(across), fontsize=8.5)
     if down:
-        figure.supylabel(down, fontsize=8.5)
+        figure.supylabel(cut(down), fontsize=8.5)
     return figure
 
 
-def _read(file: Path) -> np.ndarray | None:
-    """None for a file that was torn."""
+def _step(trial: Trial) -> str:
+    return "" if trial.picture is None else re.sub(r"\D", "", trial.picture.stem).lstrip("0")
+
+
+def _read(trial: Trial, side: int) -> np.ndarray | None:
+    """The picture of a trial, laid on its side, shrunk to less than twice `side` pixels; None if it cannot be read."""
+    assert trial.picture is not None
     try:
-        with Image.open(file) as image:
-            return _laid(np.asarray(image.convert("RGB")))
-    except (OSError, SyntaxError):
+        picture = _laid(read_picture(trial.picture))
+    except ValueError as error:
+        remark = printable(f"{trial.picture.name} is left out: {error}")
+        if remark not in trial.remarks:
+            trial.remarks.append(remark)
         return None
+    factor = max(picture.shape[:2]) // side
+    return picture if factor < 2 else np.asarray(Image.fromarray(picture).reduce(factor))
 
 
 def _laid(sheet: np.ndarray) -> np.ndarray:

@@ -37,11 +37,13 @@ STYLE: dict[Any, Any] = {
     "lines.markersize": 4.5,
     "savefig.dpi": 200,
     "pdf.fonttype": 42,  # letters that a printer and a search can read
+    "text.parse_math": False,  # a $ in a name is a $
 }
 # Okabe and Ito 2008: told apart with every kind of colour vision; without their yellow, which white paper swallows.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = "os^Dv<>P"
 FEW = 12  # panels, or heat maps, of one figure
+_LONGEST = 60  # characters of a key or value
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,8 @@ class Names:
 
     @classmethod
     def of(cls, measured: Measured) -> Names:
-        return cls(short_keys(list(measured.keys)), {k: short_values(v) for k, v in measured.keys.items()})
+        keys, values = short_keys(list(measured.keys)), measured.keys.items()
+        return cls(_cut(keys), {key: _cut(short_values(of)) for key, of in values})
 
     def value(self, choice: dict[str, str], keys: Iterable[str]) -> str:
         return ", ".join(self.values[key][choice[key]] for key in keys)
@@ -62,20 +65,28 @@ class Names:
         return ", ".join(f"{self.keys[key]} = {self.values[key][choice[key]]}" for key in keys)
 
 
+def cut(words: str) -> str:
+    return words if len(words) <= _LONGEST else f"{words[: _LONGEST - 3]}..."
+
+
+def _cut(names: dict[str, str]) -> dict[str, str]:
+    return {key: cut(name) for key, name in names.items()}
+
+
 def spans_decades(values: Sequence[float]) -> bool:
     return bool(values) and min(values) > 0 and max(values) >= 10 * min(values)
 
 
-def plain_decades(axis: Axis) -> None:
+def plain_decades(axis: Axis, subs: Sequence[int] = (1, 2, 5)) -> None:
     """Marks a logarithmic axis at 1, 2, 5, 10, 20, ..."""
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_locator(LogLocator(subs=subs))
     axis.set_major_formatter(lambda value, _: f"{value:g}")
     axis.set_minor_formatter(NullFormatter())
 
 
 def wanted(metric: str) -> str:
     up = higher(metric)
-    return title(metric) + ("" if up is None else ", higher is better" if up else ", lower is better")
+    return cut(title(metric)) + ("" if up is None else ", higher is better" if up else ", lower is better")
 
 
 def looks(entries: Sequence[tuple[str, ...]]) -> list[dict[str, Any]]:

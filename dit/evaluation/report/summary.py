@@ -7,15 +7,16 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
+from dit.checks import printable
 from dit.evaluation.report.page import Block, Cell, Grid, Heading, Items, Say
 from dit.evaluation.report.points import Measured, Point, Row, scored, short_values, stat_text, title, trained
 from dit.evaluation.report.protocol import loss_protocol, score_protocol
-from dit.evaluation.report.read import STATES, Sweep, Trial
+from dit.evaluation.report.read import STATES, Sweep, Trial, number
 
 
 def overview(sweep: Sweep) -> list[Block]:
     """What was swept and how it went."""
-    blocks: list[Block] = [Heading(f"Sweep {sweep.folder.resolve().name}", 1)]
+    blocks: list[Block] = [Heading(f"Sweep {printable(sweep.folder.resolve().name)}", 1)]
     if sweep.running:
         blocks.append(Say("this sweep is still running; the report has what there is so far.", "warning"))
     states = [trial.state for trial in sweep.trials]
@@ -31,7 +32,7 @@ def overview(sweep: Sweep) -> list[Block]:
     broken = [_broken(trial, sweep) for trial in sweep.trials if trial.state in ("failed", "unfinished")]
     if broken:
         blocks += [Heading("Trials without a result"), Items(broken)]
-    remarks = [f"#{trial.number}: {remark}" for trial in sweep.trials for remark in trial.remarks]
+    remarks = [*sweep.remarks, *(f"#{trial.number}: {remark}" for trial in sweep.trials for remark in trial.remarks)]
     if remarks:
         blocks += [Heading("What could not be read"), Items(remarks)]
     return blocks
@@ -143,6 +144,11 @@ def as_csv(sweep: Sweep) -> str:
     header, lines = columns(sweep)
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(lines)
+    writer.writerows([_harmless(cell) for cell in line] for line in (header, *lines))
     return out.getvalue()
+
+
+def _harmless(cell: Any) -> Any:
+    """A cell that a spreadsheet does not take for a formula; numbers stay numbers."""
+    formula = isinstance(cell, str) and cell.lstrip()[:1] in tuple("=+-@\uff1d\uff0b\uff0d\uff20")
+    return f"'{cell}" if formula and number(cell) is None else cell
