@@ -27,6 +27,7 @@ from torchvision.datasets import CIFAR10, ImageFolder
 from benchmarks.rounds import speed_up, spread, take_turns
 from data import Folder, Karras, Latents, Pictures, Synthetic
 from data.latents import manifest
+from data.latents.arrays import array_bytes, checksum
 from data.latents.encode import finish
 from data.latents.manifest import Plan
 
@@ -83,16 +84,17 @@ def write_cache(folder: Path) -> None:
     """What `python -m data.latents` leaves, of numbers that nobody encoded."""
     folder.mkdir()
     counts = {"train": LATENTS, "validation": 2}
-    labels = {split: manifest.array_bytes(np.arange(count) % 2) for split, count in counts.items()}
-    checksums = {split: manifest.checksum(content) for split, content in labels.items()}
-    unknown = {"vae": "", "vae_hash": "", "crop": None, "scale": 1.0, "shift": 0.0, "labels": checksums, "pictures": {}}
+    labels = {split: np.arange(count) % 2 for split, count in counts.items()}
+    checksums = {split: checksum(array_bytes(values)) for split, values in labels.items()}
+    unknown = {"vae": "", "vae_hash": "", "crop": None, "scale": 1.0, "shift": 0.0}
+    unknown |= {"labels": checksums, "pictures": checksums}
     sizes = {"picture_size": SIZE, "channels": 4, "latent_size": 32, "dtype": "float16", "shard_size": 1024}
     plan = Plan(class_names=["0", "1"], counts=counts, source={}, **sizes, **unknown)
     rng = np.random.default_rng(0)
     for shard in plan.shards():
         manifest.write_shard(folder, shard, rng.standard_normal(plan.shape(shard), dtype=np.float32).astype(np.float16))
-    for split, content in labels.items():
-        manifest.write(folder / f"{split}-labels.npy", content)
+    for split, values in labels.items():
+        manifest.write_labels(folder, split, values)
     finish(plan, folder)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from data.draws import normals, uniforms
+from dit.checks import shown
 
 
 @dataclass(frozen=True)
@@ -41,15 +42,15 @@ class Karras:
     _COLUMNS: ClassVar[tuple[int, int, int, int]] = (2, 2, 5, 4)
 
     def __post_init__(self) -> None:
-        if self.dim != 9:
-            raise ValueError(f"data.augment.dim must be 9, as many numbers tell what was done, got {self.dim!r}")
+        if isinstance(self.dim, bool) or not isinstance(self.dim, int) or self.dim != 9:
+            raise ValueError(f"data.augment.dim must be 9, as many numbers tell what was done, got {shown(self.dim)}")
         for key in ("x_flip", "y_flip"):
             if not isinstance(getattr(self, key), bool):
-                raise ValueError(f"data.augment.{key} must be true or false, got {getattr(self, key)!r}")
+                raise ValueError(f"data.augment.{key} must be true or false, got {shown(getattr(self, key))}")
         for key in ("probability", "scale", "rotation", "anisotropy", "translation"):
             value = getattr(self, key)
             if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:
-                raise ValueError(f"data.augment.{key} must be in [0, 1], got {value!r}")
+                raise ValueError(f"data.augment.{key} must be in [0, 1], got {shown(value)}")
 
     def __call__(self, images: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
         """images [B, C, S, S] in model space, and of each the number [B] int64 that decides; the pictures as changed

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
 from torchvision.datasets import CIFAR10, CIFAR100
 
+from data.files import given_path
 from data.pictures import Pictures
 from data.split import InMemory
+from dit.checks import shown
 
 _NAMES_10 = "airplane automobile bird cat deer dog frog horse ship truck"
 
@@ -36,9 +37,11 @@ class Cifar(Pictures):
 
     def __init__(self, root: str, variant: str = "cifar10", download: bool = True, **pictures: Any):
         super().__init__(**pictures)
-        if variant not in _VARIANTS:
-            raise ValueError(f"data.variant of CIFAR must be one of {', '.join(_VARIANTS)}, got {variant!r}")
-        self.root, self.variant, self.download = Path(root).expanduser(), variant, download
+        if not isinstance(variant, str) or variant not in _VARIANTS:
+            raise ValueError(f"data.variant of CIFAR must be one of {', '.join(_VARIANTS)}, got {shown(variant)}")
+        if not isinstance(download, bool):
+            raise ValueError(f"data.download must be true or false, got {shown(download)}")
+        self.root, self.variant, self.download = given_path("data.root", root), variant, download
         self._dataset, self._names = _VARIANTS[variant]
 
     @property

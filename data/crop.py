@@ -12,10 +12,12 @@ from torchvision.transforms.v2 import functional as F
 
 Crop = Callable[[Image.Image, int, int | None], Tensor]
 
+_LONGEST = 32  # times the short side
+
 
 def center(picture: Image.Image, size: int, draw: int | None = None) -> Tensor:
     """uint8 [C, size, size]: the short side resized to `size` with antialiasing, the centre cropped."""
-    pixels = F.pil_to_tensor(picture)  # [C, H, W]
+    pixels = F.pil_to_tensor(_middle(picture))  # [C, H, W]
     if min(pixels.shape[-2:]) != size:
         pixels = F.resize(pixels, [size], antialias=True)
     return F.center_crop(pixels, [size])  # [C, S, S]
@@ -24,12 +26,20 @@ def center(picture: Image.Image, size: int, draw: int | None = None) -> Tensor:
 def area(picture: Image.Image, size: int, draw: int | None = None) -> Tensor:
     """uint8 [C, size, size] as the reference pictures of ImageNet scores were made (Dhariwal and Nichol 2021, ADM):
     halved by box averages while the short side is at least twice `size`, then bicubic, then the centre."""
+    picture = _middle(picture)
     while min(picture.size) >= 2 * size:
         picture = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.BOX)
     scale = size / min(picture.size)
     picture = picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.BICUBIC)
     left, top = (picture.width - size) // 2, (picture.height - size) // 2
     return F.pil_to_tensor(picture.crop((left, top, left + size, top + size)))  # [C, S, S]
+
+
+def _middle(picture: Image.Image) -> Image.Image:
+    """The middle of a strip, which would fill the memory if all of it were enlarged; other pictures as they are."""
+    width, height = (min(side, _LONGEST * min(picture.size)) for side in picture.size)
+    left, top = (picture.width - width) // 2, (picture.height - height) // 2
+    return picture if (width, height) == picture.size else picture.crop((left, top, left + width, top + height))
 
 
 def random_resized(picture: Image.Image, size: int, draw: int | None = None) -> Tensor:

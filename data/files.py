@@ -4,18 +4,36 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from stat import S_ISREG
+from threading import Lock
+from typing import Any, NamedTuple, TypeVar
 
 from PIL import Image, UnidentifiedImageError
 from PIL.ExifTags import Base
 from PIL.Image import Transpose
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm")
+from data.hidden import is_hidden, is_note
+from dit.checks import printable, shown
+
+# The endings of pictures and their formats. Pillow knows 40 more, of which some start programs: they stay closed.
+ENDINGS = {
+    **dict.fromkeys((".jpg", ".jpeg", ".jfif"), "JPEG"),
+    **dict.fromkeys((".ppm", ".pgm"), "PPM"),
+    **dict.fromkeys((".tif", ".tiff"), "TIFF"),
+    **{".png": "PNG", ".webp": "WEBP", ".bmp": "BMP", ".gif": "GIF"},
+}
+FORMATS = tuple(dict.fromkeys(ENDINGS.values()))
+
+MOST_PIXELS = 178_956_970  # of a picture: 4 bytes each while it is decoded, 0.7 GB
+LARGE = 1 << 25  # pixels; a larger picture is reduced as it is decoded, and a process decodes one such at a time
+_MOST_BYTES = 1 << 30  # of a file; so many pixels take half of it uncompressed
+_DEEPEST = 100  # folders below each other
+_ONE_LARGE = Lock()
 
 _END_MARKS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 _EXIF = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}  # where Pillow keeps what tells the orientation
@@ -30,7 +48,7 @@ _TURNS = {
 }
 
 # On broken EXIF and on large pictures: they come in the middle of training and do not name the file.
-warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 T = TypeVar("T")
@@ -47,7 +65,7 @@ class Listing(NamedTuple):
 
 
 def list_pictures(folder: Path) -> Listing:
-    """All of it in the order of the names, links followed; what is hidden, such as macOS's ._x.jpg, is ignored."""
+    """All of it in the order of the names, links followed; what `is_hidden` is ignored."""
     listing = Listing([], [], [])
     _list(folder, listing, ())
     return listing
@@ -55,23 +73,56 @@ def list_pictures(folder: Path) -> Listing:
 
 def _list(folder: Path, listing: Listing, above: tuple[str, ...]) -> None:
     real = os.path.realpath(folder)
+    cannot = f"cannot list the folder {printable(str(folder))}"
+    if real in above:
+        listing.unlisted.append(f"{cannot}: it links to a folder it lies in")
+        return
+    if len(above) > _DEEPEST:
+        listing.unlisted.append(f"{cannot}: it lies more than {_DEEPEST} folders deep")
+        return
     try:
         with os.scandir(folder) as entries:
             found = sorted((e.name, e.is_dir() if not e.is_symlink() else os.path.isdir(e)) for e in entries)
     except OSError as error:
-        listing.unlisted.append(f"cannot list the folder {folder}: {error.strerror or error}")
-        return
-    if real in above:
-        listing.unlisted.append(f"cannot list the folder {folder}: it links to a folder it lies in")
+        listing.unlisted.append(f"{cannot}: {error.strerror or error}")
         return
     for name, is_folder in found:
         path = folder / name
-        if name.startswith("."):
+        if is_hidden(name):
             listing.ignored.append(path)
         elif is_folder:  # also one named like a picture
             _list(path, listing, (*above, real))
         else:
-            (listing.pictures if name.lower().endswith(ENDINGS) else listing.ignored).append(path)
+            (listing.pictures if is_picture(name) else listing.ignored).append(path)
+
+
+def is_picture(name: str) -> bool:
+    """By its ending."""
+    return name.lower().endswith(tuple(ENDINGS))
+
+
+def unread(ignored: Iterable[Path]) -> dict[str, int]:
+    """Of the files beside pictures, those that may have been meant to be some: how many of each ending."""
+    names = (file.name for file in ignored if not is_hidden(file.name) and not is_note(file.name))
+    return dict(Counter(ending(name) for name in names).most_common())
+
+
+def counted(kinds: dict[str, int]) -> str:
+    """Of some endings and how many files have them, the first few; empty where there are none."""
+    more = f" and {len(kinds) - 5} more endings" if len(kinds) > 5 else ""
+    return ", ".join(f"{kind} {count:,}" for kind, count in list(kinds.items())[:5]) + more
+
+
+def ending(name: str) -> str:
+    """Of a file, printable."""
+    return printable(os.path.splitext(name)[1].lower()[:20]) or "no ending"
+
+
+def given_path(key: str, value: Any) -> Path:
+    """The path in the setting `key`, where ~ is the home directory. Raises ValueError for what is no path."""
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+        raise ValueError(f"{key} must be a path, got {shown(value)}")
+    return Path(os.path.expanduser(value))
 
 
 class Look(NamedTuple):
@@ -93,22 +144,56 @@ def look(file: Path) -> Look:
             kind, size, mode = picture.format or "", picture.size, picture.mode
             told = picture.has_transparency_data, _orientation(picture) in _TURNS
             if not _ends(file, kind):
-                picture.load()
+                with _decoded(picture, 1):
+                    pass
     except ValueError as error:
         return Look(fault=str(error))
     return Look(*size, kind, mode, *told)
 
 
-def read_picture(file: Path, mode: str) -> Image.Image:
-    """The picture upright, on white where it is transparent, in mode L or RGB. ValueError naming file and reason."""
-    with _opened(file) as picture:
-        picture.load()
+def read_picture(file: Path, mode: str, side: int | None = None) -> Image.Image:
+    """The picture upright, on white where it is transparent, in mode L or RGB.
+
+    side: what will be made of it has sides of so many pixels. A picture of more than LARGE pixels is then reduced by a
+    whole factor, so that both of its sides keep at least 4 `side` pixels; others are as they are, to the bit.
+
+    Raises ValueError naming file and reason.
+    """
+    with _opened(file) as picture, _decoded(picture, side) as factor:
         turn = _TURNS.get(_orientation(picture))
-        upright = picture if turn is None else picture.transpose(turn)
-        if upright.has_transparency_data:
-            colours = upright.convert("RGBA")
-            upright = Image.alpha_composite(Image.new("RGBA", colours.size, "white"), colours)
-        return upright.convert(mode)
+        plain = _plain(picture, mode) if factor == 1 else _reduced(picture, mode, factor)
+    return plain if turn is None else plain.transpose(turn)
+
+
+@contextmanager
+def _decoded(picture: Image.Image, side: int | None) -> Iterator[int]:
+    """Decodes a picture, and yields the factor by which it is still to be reduced. While a large one is held, no other
+    is: threads take as many pictures at once as there are cores."""
+    large = picture.width * picture.height > LARGE
+    with _ONE_LARGE if large else nullcontext():
+        if large and side:
+            picture.draft(None, (4 * side, 4 * side))  # a JPEG needs no memory for what is left out
+        picture.load()
+        yield max(1, min(picture.size) // (4 * side)) if large and side else 1
+
+
+def _plain(picture: Image.Image, mode: str) -> Image.Image:
+    if picture.has_transparency_data:
+        colours = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", colours.size, "white"), colours)
+    return picture.convert(mode)
+
+
+def _reduced(picture: Image.Image, mode: str, factor: int) -> Image.Image:
+    """Box averages of `factor` x `factor` pixels, made of a strip at a time: only the strip is held a second time."""
+    width, height = picture.width // factor, picture.height // factor
+    reduced = Image.new(mode, (width, height))
+    tall = max(1, (1 << 22) // (picture.width * factor))
+    for top in range(0, height, tall):
+        rows = min(tall, height - top)
+        strip = picture.crop((0, top * factor, width * factor, (top + rows) * factor))
+        reduced.paste(_plain(strip, mode).reduce(factor), (0, top))
+    return reduced
 
 
 def in_threads(function: Callable[[T], R], items: Iterable[T], ahead: int = 256) -> Iterator[R]:
@@ -128,14 +213,19 @@ def in_threads(function: Callable[[T], R], items: Iterable[T], ahead: int = 256)
 @contextmanager
 def _opened(file: Path) -> Iterator[Image.Image]:
     try:
-        if not file.is_file() and file.exists():
+        there = file.stat()
+        if not S_ISREG(there.st_mode):
             raise ValueError("it is not a regular file")  # reading a pipe would wait for ever
-        with Image.open(file) as picture:
+        if there.st_size > _MOST_BYTES:
+            raise ValueError(f"it has {there.st_size:,} bytes, and at most {_MOST_BYTES:,} are read")
+        with Image.open(file, "r", FORMATS) as picture:
+            if picture.width * picture.height > MOST_PIXELS:
+                raise Image.DecompressionBombError
             if picture.mode.startswith(("I", "F")):
                 raise ValueError(f"mode {picture.mode} has more than 8 bits a channel; convert it to 8")
             yield picture
     except Exception as error:  # Pillow's readers raise whatever their parsers meet in a broken file
-        raise ValueError(f"cannot read the picture {file}: {_reason(file, error)}") from error
+        raise ValueError(f"cannot read the picture {printable(str(file))}: {_reason(file, error)}") from error
 
 
 def _reason(file: Path, error: Exception) -> str:
@@ -143,12 +233,14 @@ def _reason(file: Path, error: Exception) -> str:
         case PermissionError():
             return "this user is not permitted to"
         case FileNotFoundError() if file.is_symlink():
-            return f"it is a link to {os.readlink(file)}, which is not there"
+            return f"it is a link to {printable(os.readlink(file))}, which is not there"
         case UnidentifiedImageError():
             return "Pillow finds no picture in it" if file.stat().st_size else "it is empty"
+        case Image.DecompressionBombError():
+            return f"it has more than {MOST_PIXELS:,} pixels; make it smaller"
         case OSError() if error.strerror:
             return error.strerror
-    return str(error) or type(error).__name__
+    return printable(str(error)) or type(error).__name__
 
 
 def _ends(file: Path, kind: str) -> bool:

@@ -11,13 +11,16 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from data.crop import CROPS, Crop
-from data.files import ENDINGS, in_threads, list_pictures, look, read_picture
+from data.files import ENDINGS, counted, given_path, in_threads, is_picture, list_pictures, look, read_picture, unread
+from data.hidden import is_hidden
 from data.order import Pick
 from data.pictures import Pictures
 from data.split import Split
 from data.survey import Survey
+from dit.checks import printable, shown
 
 _VALIDATION_NAMES = ("val", "validation", "test")
+_ENDINGS = f"pictures end in {', '.join(ENDINGS)}"
 
 
 class FolderSplit(Split):
@@ -46,7 +49,7 @@ class FolderSplit(Split):
         return torch.stack([s.flip(-1) if pick.mirrored else s for s, pick in zip(squares, picks, strict=True)])
 
     def _square(self, pick: Pick) -> Tensor:
-        picture = read_picture(self._files[pick.index], self._mode)
+        picture = read_picture(self._files[pick.index], self._mode, self._image_size)
         return self._crop(picture, self._image_size, pick.draw)  # [C, S, S]
 
     def files(self) -> list[Path]:
@@ -67,7 +70,7 @@ class FolderSplit(Split):
         if bad:
             more = f"; and {len(bad) - 3} more" if len(bad) > 3 else ""
             rank_zero_warn(
-                f"data.on_error=skip leaves out {len(bad)} of {len(faults):,} pictures of {self.root}: "
+                f"data.on_error=skip leaves out {len(bad)} of {len(faults):,} pictures of {printable(str(self.root))}: "
                 f"{'; '.join(bad[:3])}{more}"
             )
             kept = [number for number, reason in enumerate(faults) if reason is None]
@@ -95,11 +98,11 @@ class Folder(Pictures):
         if channels not in (1, 3):
             raise ValueError(f"data.channels of a folder must be 1 (grey) or 3 (colour), got {channels}")
         for key, value, known in (("crop", crop, CROPS), ("on_error", on_error, ("raise", "skip"))):
-            if value not in known:
-                raise ValueError(f"data.{key} must be one of {', '.join(known)}, got {value!r}")
+            if not isinstance(value, str) or value not in known:
+                raise ValueError(f"data.{key} must be one of {', '.join(known)}, got {shown(value)}")
         if crop == "random_resized" and self.storage != "disk":
             raise ValueError(f"data.crop=random_resized needs data.storage=disk; {self.storage} keeps one crop of each")
-        self.root, self.crop, self.on_error = Path(root).expanduser(), crop, on_error
+        self.root, self.crop, self.on_error = given_path("data.root", root), crop, on_error
 
     @property
     def all_class_names(self) -> list[str]:
@@ -154,9 +157,11 @@ class Folder(Pictures):
 
     def _refused(self, train: FolderSplit, validation: FolderSplit) -> Iterator[str]:
         yield from train.unlisted + validation.unlisted
-        here, held_out = f"data.root={self.root}", f"{validation.root.name}/"
+        here, held_out = f"data.root={printable(str(self.root))}", f"{validation.root.name}/"
         if empty := self._without(train):
-            yield f"{here} has no pictures in {_named(empty, 'train/')}; remove what is no class, or fill it"
+            inside = [f for f in train.ignored if f.relative_to(train.root).parts[0] in empty]
+            others = f" (files of other endings: {counted(unread(inside))}; {_ENDINGS})" if unread(inside) else ""
+            yield f"{here} has no pictures in {_named(empty, 'train/')}{others}; remove what is no class, or fill it"
         if not validation.root.is_dir():
             yield f"{here} has no validation split; name it {', '.join(_VALIDATION_NAMES)}"
         elif strange := sorted(set(_subfolders(validation.root)) - set(self.all_class_names)):
@@ -166,13 +171,15 @@ class Folder(Pictures):
 
     def _warned(self, train: FolderSplit, validation: FolderSplit) -> Iterator[str]:
         if len(validation) and (empty := self._without(validation)):
-            yield (
-                f"data.root={self.root} has no pictures in {_named(empty, f'{validation.root.name}/')}: "
-                "validation tells nothing of these classes"
-            )
-        for root in (split.root for split in (train, validation) if split.root.is_dir()):
-            loose = sum(f.name.lower().endswith(ENDINGS) and f.is_file() for f in root.iterdir())
-            if loose:
+            named = _named(empty, f"{validation.root.name}/")
+            here = f"data.root={printable(str(self.root))}"
+            yield f"{here} has no pictures in {named}: validation tells nothing of these classes"
+        for split in (train, validation):
+            root = printable(str(split.root))
+            if left_out := unread(split.ignored):
+                yield f"{root} has files that are not read: {counted(left_out)}; {_ENDINGS}"
+            there = split.root.iterdir() if split.root.is_dir() else ()
+            if loose := sum(is_picture(f.name) and not is_hidden(f.name) and f.is_file() for f in there):
                 yield f"{root} has pictures outside of its class folders, which are not used: {loose}"
 
     def _without(self, split: FolderSplit) -> list[str]:
@@ -184,25 +191,25 @@ class Folder(Pictures):
 
 def folder_classes(root: str | Path) -> list[str]:
     """Sorted class names of root/train. ValueError for a missing folder or fewer than two classes."""
-    train = Path(root).expanduser() / "train"
+    train, here = given_path("data.root", root) / "train", f"data.root={printable(str(root))}"
     if not train.is_dir():
-        raise ValueError(f"data.root={root} must be a folder with train/<class>/ inside; {train} does not exist")
+        raise ValueError(f"{here} must be a folder with train/<class>/ inside; {printable(str(train))} does not exist")
     names = _subfolders(train)
     if len(names) < 2:
         raise ValueError(
-            f"data.root={root} must have at least two class folders in train/, found {len(names)}"
-            + (f" ({names[0]})" if names else "")
+            f"{here} must have at least two class folders in train/, found {len(names)}"
+            + (f" ({printable(names[0])})" if names else "")
         )
     return names
 
 
 def _subfolders(folder: Path) -> list[str]:
     try:
-        return sorted(f.name for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))
+        return sorted(f.name for f in folder.iterdir() if f.is_dir() and not is_hidden(f.name))
     except OSError as error:
-        raise ValueError(f"cannot list the folder {folder}: {error.strerror or error}") from error
+        raise ValueError(f"cannot list the folder {printable(str(folder))}: {error.strerror or error}") from error
 
 
 def _named(names: Sequence[str], before: str) -> str:
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(f"{before}{name}" for name in names[:5]) + more
+    return ", ".join(f"{before}{printable(name)}" for name in names[:5]) + more

@@ -17,6 +17,9 @@ from data.pixels import Pixels
 from data.split import Batch, InMemory, Numbers, Picks, Split
 from data.subset import Subset
 from data.survey import Survey
+from dit.checks import check_whole, printable, shown
+
+_LARGEST_SEED = 10**13  # the order of epoch e is seeded with 1,000,003 times as much, plus e, in 64 bits
 
 
 def _as_is(batch: Any) -> Any:
@@ -29,10 +32,12 @@ class Pictures(LightningDataModule, ABC):
     image_size, channels and num_classes are declared in the configuration, where the model reads them, and checked
     against the pictures in `setup`. batch_size is global: over all ranks and accumulated micro-batches of one
     optimiser step. mirror: random horizontal flips in training. validation_images: the first so many of a fixed
-    shuffle of the validation split. seed: of the data order. classes: names of those to keep, all if None; fraction:
-    the share of the training pictures of each class to keep. augment: what is done to training pictures on the device,
-    told to the network. storage: where training pictures live, "disk", "memory" or "device"; by default the first of
-    `storages`. The batches of all three are equal to the bit.
+    shuffle of the validation split, all if None. seed: of the data order. classes: names of those to keep, all if None;
+    fraction: the share of the training pictures of each class to keep. augment: what is done to training pictures on
+    the device, told to the network. storage: where training pictures live, "disk", "memory" or "device"; by default the
+    first of `storages`. The batches of all three are equal to the bit.
+
+    Raises ValueError, naming the key, for a value that cannot be.
     """
 
     storages: tuple[str, ...] = ("disk", "memory", "device")  # those that a kind of data has, its default first
@@ -47,7 +52,7 @@ class Pictures(LightningDataModule, ABC):
         seed: int = 0,
         mirror: bool = False,
         num_workers: int = 0,
-        validation_images: int = 256,
+        validation_images: int | None = 256,
         validation_batch_size: int = 128,
         classes: Sequence[str] | None = None,
         fraction: float = 1.0,
@@ -55,14 +60,24 @@ class Pictures(LightningDataModule, ABC):
         storage: str | None = None,
     ):
         super().__init__()
-        for key, value in {"image_size": image_size, "channels": channels, "batch_size": batch_size}.items():
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"data.{key} must be a whole number of at least 1, got {value!r}")
-        if not isinstance(fraction, int | float) or not 0 < fraction <= 1:
-            raise ValueError(f"data.fraction must be above 0 and at most 1, got {fraction!r}")
+        sizes = {"image_size": image_size, "channels": channels, "num_classes": num_classes, "batch_size": batch_size}
+        for key, value in (sizes | {"validation_batch_size": validation_batch_size}).items():
+            check_whole(f"data.{key}", value, 1)
+        check_whole("data.num_workers", num_workers, 0)
+        check_whole("data.seed", seed, 0, _LARGEST_SEED)
+        if validation_images is not None:
+            check_whole("data.validation_images", validation_images, 1)
+        if not isinstance(mirror, bool):
+            raise ValueError(f"data.mirror must be true or false, got {shown(mirror)}")
+        if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 < fraction <= 1:
+            raise ValueError(f"data.fraction must be above 0 and at most 1, got {shown(fraction)}")
+        if classes is not None and (isinstance(classes, str) or not isinstance(classes, Sequence)):
+            raise ValueError(f"data.classes must be a list of class names, got {shown(classes)}")
+        if augment is not None and not isinstance(augment, Karras):
+            raise ValueError(f"data.augment must be null or what augment=karras makes, got {shown(augment)}")
         if storage is not None and storage not in self.storages:
             raise ValueError(
-                f"data.storage of {type(self).__name__} must be one of {', '.join(self.storages)}, got {storage!r}"
+                f"data.storage of {type(self).__name__} must be one of {', '.join(self.storages)}, got {shown(storage)}"
             )
         if augment is not None and not self.augmentable:
             raise ValueError(f"data.augment must be null: {type(self).__name__} has no pixels that could be moved")
@@ -93,8 +108,9 @@ class Pictures(LightningDataModule, ABC):
             return names
         unknown = [name for name in self.classes if name not in names]
         if unknown or len(set(self.classes)) < len(self.classes) or not self.classes:
-            shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
-            raise ValueError(f"data.classes must be different ones of {shown}; got {', '.join(self.classes) or 'none'}")
+            known = printable(", ".join(names[:10]) + (", ..." if len(names) > 10 else ""))
+            asked = printable(", ".join(self.classes)) or "none"
+            raise ValueError(f"data.classes must be different ones of {known}; got {asked}")
         return self.classes
 
     @abstractmethod

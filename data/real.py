@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from data.files import in_threads, list_pictures, look, read_picture
+from data.files import counted, given_path, in_threads, list_pictures, look, read_picture, unread
 from data.order import Pick
 from data.split import Split
+from dit.checks import printable
 
 _BATCH = 256
+_BATCH_BYTES = 1 << 32  # pictures of more than 16 MB come in smaller batches
 
 
 class Real:
@@ -35,8 +39,9 @@ class Real:
 
     def batches(self) -> Iterator[Tensor]:
         """uint8 [B, C, H, W]."""
-        for start in range(0, len(self), _BATCH):
-            yield self._split.images([Pick(number) for number in self._numbers[start : start + _BATCH]])
+        size = max(1, min(_BATCH, _BATCH_BYTES // math.prod(self.shape)))
+        for start in range(0, len(self), size):
+            yield self._split.images([Pick(number) for number in self._numbers[start : start + size]])
 
     def tensors(self) -> tuple[Tensor, Tensor]:
         """All of them, uint8 [N, C, H, W], and their labels [N]."""
@@ -51,7 +56,7 @@ class Real:
         parts = (
             (images.numpy().tobytes() for images in self.batches())
             if files is None
-            else in_threads(Path.read_bytes, (files[number] for number in self._numbers))
+            else in_threads(Path.read_bytes, (files[number] for number in self._numbers), ahead=32)
         )
         for part in parts:
             content.update(part)
@@ -72,20 +77,24 @@ def real_of_folder(folder: str | Path, classes: Sequence[str] = ()) -> Real:
     ValueError for a folder without pictures or with one that cannot be read, for pictures of several sizes, for a
     constant one, and for such a subfolder without any.
     """
-    folder = Path(folder).expanduser()
+    folder = given_path("a folder of pictures", folder)
+    said = printable(str(folder))
     if not folder.is_dir():
-        raise ValueError(f"{folder} must be a folder of pictures or an .npz file, and does not exist")
+        raise ValueError(f"{said} must be a folder of pictures or an .npz file, and does not exist")
     listing = list_pictures(folder)
     for sentence in listing.unlisted:
         raise ValueError(sentence)
+    others = counted(unread(listing.ignored))
     if not listing.pictures:
-        raise ValueError(f"{folder} holds no pictures")
+        raise ValueError(f"{said} holds no pictures" + (f" but files of other endings: {others}" if others else ""))
+    if others:
+        rank_zero_warn(f"{said} has files that are not read: {others}")
     inside = [file.relative_to(folder).parts[0] if file.parent != folder else None for file in listing.pictures]
     known = {name: label for label, name in enumerate(classes)}
     labels = [known[name] for name in inside if name in known]
     labelled = len(labels) == len(inside)
     if labelled and (empty := [n for n in classes if (folder / n).is_dir() and n not in inside]):
-        raise ValueError(f"{folder / empty[0]} holds no pictures of its class: fill it or remove it")
+        raise ValueError(f"{printable(str(folder / empty[0]))} holds no pictures of its class: fill it or remove it")
     split = _Loose(listing.pictures, labels if labelled else [0] * len(inside))
     return Real(folder.name, split, range(len(split)), labelled)
 
@@ -100,7 +109,8 @@ class _Loose(Split):
             first = form if first is None else first
             if form != first:
                 theirs, ours = (f"{width}x{height} {colour}" for width, height, colour in (form, first))
-                raise ValueError(f"{file} is {theirs}, but {files[0]} is {ours}: all pictures must have one form")
+                said = [printable(str(name)) for name in (file, files[0])]
+                raise ValueError(f"{said[0]} is {theirs}, but {said[1]} is {ours}: all pictures must have one form")
         self._mode = "L" if first is not None and first[2] == "grey" else "RGB"
 
     def files(self) -> list[Path]:
@@ -112,7 +122,7 @@ class _Loose(Split):
     def _read(self, file: Path) -> Tensor:
         image = pil_to_tensor(read_picture(file, self._mode))  # [C, H, W]
         if (image == image[:, :1, :1]).all():
-            raise ValueError(f"{file} is constant, which no score takes: take it out or write it again")
+            raise ValueError(f"{printable(str(file))} is constant, which no score takes: take it out or write it again")
         return image
 
 

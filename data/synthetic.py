@@ -8,6 +8,7 @@ import torch
 
 from data.pictures import Pictures
 from data.split import InMemory
+from dit.checks import check_whole
 
 
 class Synthetic(Pictures):
@@ -17,10 +18,7 @@ class Synthetic(Pictures):
 
     def __init__(self, pictures: int = 1024, **arguments: Any):
         super().__init__(**arguments)
-        if not isinstance(pictures, int) or pictures < self.num_classes:
-            raise ValueError(
-                f"data.pictures must be at least one for each of {self.num_classes} classes, got {pictures!r}"
-            )
+        check_whole("data.pictures", pictures, self.num_classes)  # one of each class at least
         self.pictures = pictures
 
     @property

@@ -30,6 +30,19 @@ def shown(value: Any) -> str:
     return printable(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
 
 
+def harmless(text: str) -> str:
+    """`text` for a cell of a table in a file: printable, with an apostrophe before what a spreadsheet takes for a
+    formula. Numbers stay."""
+    text = printable(text)
+    if text.lstrip()[:1] not in tuple("=+-@\uff1d\uff0b\uff0d\uff20"):  # the latter as wide as Chinese characters
+        return text
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}"
+    return text
+
+
 def check_whole(key: str, value: Any, least: int, most: int | None = None) -> None:
     """Raises ValueError unless `value` is a whole number from `least` to `most`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least or (most is not None and value > most):
@@ -100,7 +113,8 @@ def fits(value: Any, hint: Any) -> bool:
     if origin in (list, tuple, Sequence):
         return isinstance(value, list | tuple) and all(fits(item, inner[0]) for item in value)
     if origin in (dict, Mapping):
-        return isinstance(value, dict) and all(isinstance(key, str) for key in value)
+        plain = isinstance(value, dict) and all(isinstance(key, str) for key in value)
+        return plain and (inner[1] is Any or all(fits(item, inner[1]) for item in value.values()))
     if hint is float:
         return _is_number(value)
     if hint is int:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 from hydra.utils import instantiate
@@ -14,9 +12,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from data import RESOLVERS
+from data.files import given_path
 from data.inspect import contact_sheet, examine
 from data.inspect.printed import show
+from dit.checks import check_whole, harmless, printable
 from dit.cli import entry, plain
+from dit.files import replaced, write_json
 
 
 @entry(
@@ -27,9 +28,9 @@ from dit.cli import entry, plain
 )
 def main(config: DictConfig) -> None:
     options = plain(config)
-    out = Path(options["out"]).expanduser()
-    if (limit := options["limit"]) is not None and (not isinstance(limit, int) or limit < 1):
-        raise ValueError(f"limit must be null or a whole number of at least 1, got {limit!r}")
+    out, limit = given_path("out", options["out"]), options["limit"]
+    if limit is not None:
+        check_whole("limit", limit, 1)
     data = instantiate(config.data)
     survey = data.survey()
     try:
@@ -41,15 +42,16 @@ def main(config: DictConfig) -> None:
     report = examine(data, survey, limit, _watched) | {"config": options["data"]}
 
     if sheet is not None:
-        sheet.save(out / "contact_sheet.png")
-    with (out / "classes.csv").open("w", newline="") as table:
+        with replaced(out / "contact_sheet.png") as unfinished:
+            sheet.save(unfinished, "PNG")
+    with replaced(out / "classes.csv") as unfinished, unfinished.open("w", newline="", encoding="utf-8") as table:
         rows = csv.DictWriter(table, ["name", "train", "validation"])
         rows.writeheader()
-        rows.writerows(report["classes"])
+        rows.writerows(entry | {"name": harmless(entry["name"])} for entry in report["classes"])
     # Last, so that its presence says that all the rest is there.
-    (out / "report.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
+    write_json(out / "report.json", report)
     show(report, Console(highlight=False, markup=False, emoji=False))
-    print(f"{out}: report.json, classes.csv" + (", contact_sheet.png" if sheet is not None else ""))
+    print(f"{printable(str(out))}: report.json, classes.csv" + (", contact_sheet.png" if sheet is not None else ""))
     if report["refused"]:
         raise SystemExit(1)
 

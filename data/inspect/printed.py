@@ -10,6 +10,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from dit.checks import printable
+
 _SHOWN = 10  # of a long list
 _CHANGES = {
     "grey_to_colour": "grey, repeated on 3 channels",
@@ -23,7 +25,9 @@ _CHANGES = {
 
 
 def show(report: dict[str, Any], console: Console) -> None:
-    """Prints everything but the long lists, of which it prints the beginnings."""
+    """Prints everything but the long lists, of which it prints the beginnings. Names are shown as `printable` has them:
+    a terminal would obey some."""
+    report = _printable(report)
     facts = report["data"]
     size = f"{facts['image_size']} x {facts['image_size']}"
     console.print(f"{facts['module']}: {facts['classes']} classes, squares of {size}, channels: {facts['channels']}")
@@ -51,6 +55,17 @@ def show(report: dict[str, Any], console: Console) -> None:
         if sentences:
             console.print(title, style="bold")
             _listed(console, sentences, len(sentences))
+
+
+def _printable(content: Any) -> Any:
+    match content:
+        case str():
+            return printable(content)
+        case dict():
+            return {printable(key): _printable(value) for key, value in content.items()}
+        case list() | tuple():
+            return [_printable(value) for value in content]
+    return content
 
 
 def _table(titles: list[str], rows: Iterator[tuple[str, ...]]) -> Table:

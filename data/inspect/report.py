@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
-from data.files import Look, in_threads, look
+from data.files import ENDINGS, Look, ending, in_threads, look
+from data.hidden import is_hidden
 from data.inspect.measure import Measured, Watch, leaks, measure, twins
 from data.pictures import Pictures
 from data.split import Split
@@ -132,8 +132,8 @@ def _files(files: Sequence[Path], looks: Sequence[Look], image_size: int, channe
 
 
 def _is_named(file: Path, kind: str) -> bool:
-    ending = Image.registered_extensions()[file.suffix.lower()]
-    return kind == ending or (kind, ending) == ("MPO", "JPEG")  # JPEGs of some phones, with a second picture behind
+    said = ENDINGS[file.suffix.lower()]
+    return kind == said or (kind, said) == ("MPO", "JPEG")  # JPEGs of some phones, with a second picture behind
 
 
 def _names(split: Split) -> Any:
@@ -142,5 +142,5 @@ def _names(split: Split) -> Any:
 
 
 def _kinds(files: Sequence[Path]) -> dict[str, int]:
-    kinds = ("hidden" if f.name.startswith(".") else f.suffix.lower() or "no ending" for f in files)
+    kinds = ("hidden" if is_hidden(f.name) else ending(f.name) for f in files)
     return dict(Counter(kinds).most_common())

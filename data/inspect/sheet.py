@@ -13,9 +13,11 @@ from torchvision.transforms.v2.functional import to_pil_image
 from data.order import EndlessOrder, Pick
 from data.pictures import Pictures
 from data.split import Split
+from dit.checks import printable
 
 _TILE = 64  # pixels; smaller pictures are enlarged by a whole factor, to this at least
 _LARGE = 128  # larger ones are reduced to it
+_MOST_TILES = 10_000  # of at most 128 x 128 pixels: half a gigabyte
 _GAP, _MARGIN, _BLOCK = 3, 24, 28
 _INK, _PALE, _PAPER = (24, 24, 27), (113, 113, 122), (240, 240, 242)  # paper that white pictures stand out from
 
@@ -31,6 +33,11 @@ def contact_sheet(data: Pictures, train: Split, classes_shown: int, samples: int
     rows = _picked(data, train, labels, samples)
     if not rows:
         return None
+    columns = max(map(len, rows.values()))
+    if (tiles := 2 * columns * len(rows)) > _MOST_TILES:
+        raise ValueError(
+            f"classes_shown and samples ask for {tiles:,} tiles of the sheet, and at most {_MOST_TILES:,} fit"
+        )
     still = [_shown(data, train, [Pick(pick.index) for pick in picks]) for picks in rows.values()]
     drawn = [_shown(data, train, picks) for picks in rows.values()]
     some = f"{len(rows)} of " if len(rows) < len(names) else ""
@@ -38,7 +45,7 @@ def contact_sheet(data: Pictures, train: Split, classes_shown: int, samples: int
         f"{type(data).__name__}: {len(train):,} training pictures, {some}{len(names):,} classes, "
         f"{data.image_size} x {data.image_size}"
     )
-    return _laid_out(title, [names[label] for label in rows], still, drawn, samples)
+    return _laid_out(title, [names[label] for label in rows], still, drawn, columns)
 
 
 def _picked(data: Pictures, train: Split, labels: Sequence[int], samples: int) -> dict[int, list[Pick]]:
@@ -85,7 +92,8 @@ def _laid_out(
 ) -> Image.Image:
     head, plain = ImageFont.load_default(18), ImageFont.load_default(14)
     side = max(tile.width for row in still for tile in row) + _GAP
-    shorter = [name if len(name) <= 24 else f"{name[:23]}…" for name in names]
+    printed = [printable(name) for name in names]
+    shorter = [name if len(name) <= 24 else f"{name[:23]}…" for name in printed]
     left = _MARGIN + int(max(plain.getlength(name) for name in shorter)) + 12
     right = left + samples * side + _BLOCK
     top = _MARGIN + 60

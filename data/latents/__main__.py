@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from data import RESOLVERS
 from data.autoencoder import Autoencoder
+from data.files import given_path
 from data.latents.encode import begin, encode, finish, make_plan, missing
 from data.latents.manifest import Manifest
 from data.latents.verify import verify
@@ -35,7 +36,7 @@ def main(config: DictConfig) -> None:
         place = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
         device = torch.device("cuda", place % torch.cuda.device_count())  # srun may show each process one GPU only
     autoencoder = Autoencoder(options["vae"], options["slicing"], options["tiling"])
-    data, out = instantiate(config.data), Path(options["out"]).expanduser()
+    data, out = instantiate(config.data), given_path("out", options["out"])
     data.prepare_data()
     data.setup()
     source = pictures_spec(options["data"])
@@ -60,7 +61,7 @@ def main(config: DictConfig) -> None:
 
 
 def check(config: DictConfig) -> None:
-    options, root = plain(config), Path(config.verify).expanduser()
+    options, root = plain(config), given_path("verify", config.verify)
     plan = Manifest.read(root).plan
     data = pictures_from_spec(plan.source, options["data_root"])
     data.setup()

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -14,12 +15,11 @@ from torch.utils.data import DataLoader
 
 from data.autoencoder import Autoencoder
 from data.latents import manifest
-from data.latents.manifest import Manifest, Plan, Shard
+from data.latents.arrays import array_bytes, checksum
+from data.latents.manifest import DTYPES, Manifest, Plan, Shard
 from data.order import Pick
 from data.pictures import Pictures
 from data.split import Split
-
-DTYPES = ("float16", "float32")
 
 
 def make_plan(
@@ -50,7 +50,7 @@ def make_plan(
         class_names=data.class_names,
         shard_size=shard_size,
         counts={name: len(split) for name, split in splits.items()},
-        labels={name: manifest.checksum(manifest.array_bytes(split.labels.numpy())) for name, split in splits.items()},
+        labels={name: checksum(array_bytes(split.labels.numpy())) for name, split in splits.items()},
         pictures={name: _sample_checksum(split) for name, split in splits.items()},
         source=source or {},
     )
@@ -77,7 +77,7 @@ def begin(plan: Plan, data: Pictures, out: Path) -> None:
         raise ValueError(f"out={out} has {free / 1e9:.1f} GB of free space, and {needed / 1e9:.1f} GB are needed")
     if there is None:
         for name, split in _splits(data).items():
-            manifest.write(out / f"{name}-labels.npy", manifest.array_bytes(split.labels.numpy()))
+            manifest.write_labels(out, name, split.labels.numpy())
         manifest.write_plan(out, plan)
 
 
@@ -130,12 +130,14 @@ def finish(plan: Plan, out: Path) -> Manifest | None:
     if missing(plan, out):
         return None
     there = manifest.present(out)
-    shards = [(shard, there[shard.name].name) for shard in plan.shards()]
-    files = [{"file": name, "checksum": name.split(".")[1], "count": shard.count} for shard, name in shards]
-    if (out / manifest.MANIFEST).exists() and (made := Manifest.read(out)).shards == files:
+    entries = [shard.entry(there[shard.name]) for shard in plan.shards()]
+    recorded = all(manifest.records_file(out, split).is_file() for split in manifest.SPLITS)
+    if recorded and (out / manifest.MANIFEST).exists() and (made := Manifest.read(out)).shards == entries:
         return made
-    normalisations = {"scalar": {"scale": plan.scale, "shift": plan.shift}, "per_channel": _statistics(plan, out)}
-    made = Manifest(plan, files, normalisations)
+    per_channel, checks = _read_all(plan, out)
+    normalisations = {"scalar": {"scale": plan.scale, "shift": plan.shift}, "per_channel": per_channel}
+    records = {split: manifest.write_records(out, split, values) for split, values in checks.items()}
+    made = Manifest(plan, entries, normalisations, records)
     made.write(out)
     # What killed processes left; another one may be writing the same manifest just now.
     for left in [out / manifest.PLAN, *out.glob(".*.npy.*.tmp")]:
@@ -165,20 +167,25 @@ def _moments(autoencoder: Autoencoder, images: Tensor, numbers: range, plan: Pla
     return values.numpy()
 
 
-def _statistics(plan: Plan, out: Path) -> dict[str, list[float]]:
-    """What makes each channel of the training latents, re-sampled and mirrored at random, mean 0 and variance 1."""
+def _read_all(plan: Plan, out: Path) -> tuple[dict[str, list[float]], dict[str, np.ndarray]]:
+    """What makes each channel of the training latents, re-sampled and mirrored at random, mean 0 and variance 1; and
+    of each split the CRC-32 of each record [2, 2C, h, w], uint32 [N]. Raises ValueError for a damaged shard."""
     there, count, total, square = manifest.present(out), 0, np.zeros(plan.channels), np.zeros(plan.channels)
+    checks: dict[str, list[int]] = {split: [] for split in manifest.SPLITS}
     for shard in plan.shards():
+        values = manifest.read_shard(out, plan, shard, there[shard.name])
+        checks[shard.split] += map(crc32, values)
         if shard.split == "train":
-            mean, log_variance = np.split(np.load(there[shard.name]).astype(np.float64), 2, axis=2)  # [n, 2, C, h, w]
+            mean, log_variance = np.split(values.astype(np.float64), 2, axis=2)  # [n, 2, C, h, w]
             total += mean.sum(axis=(0, 1, 3, 4))
             square += (mean**2 + np.exp(log_variance)).sum(axis=(0, 1, 3, 4))
             count += mean.size // plan.channels
     shift = total / count
-    return {"scale": ((square / count - shift**2) ** -0.5).tolist(), "shift": shift.tolist()}
+    normalisation = {"scale": ((square / count - shift**2) ** -0.5).tolist(), "shift": shift.tolist()}
+    return normalisation, {split: np.array(found, np.uint32) for split, found in checks.items()}
 
 
 def _sample_checksum(split: Split) -> str:
     """Of up to 16 squares, evenly spread: other pictures, another size or crop are found before anything is encoded."""
     some = np.linspace(0, len(split) - 1, min(16, len(split))).round().astype(int).tolist()
-    return manifest.checksum(b"".join(split.read(number).numpy().tobytes() for number in some))
+    return checksum(b"".join(split.read(number).numpy().tobytes() for number in some))

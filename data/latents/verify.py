@@ -17,6 +17,8 @@ from data.latents.manifest import Manifest
 from data.latents.module import CachedSplit
 from data.order import Pick
 from data.pictures import Pictures
+from dit.checks import printable
+from dit.files import replaced
 
 
 def verify(root: Path, data: Pictures, autoencoder: Autoencoder, shown: int, device: torch.device) -> tuple[str, Path]:
@@ -27,18 +29,14 @@ def verify(root: Path, data: Pictures, autoencoder: Autoencoder, shown: int, dev
     """
     made = Manifest.read(root)
     if different := make_plan(data, autoencoder, made.plan.dtype, made.plan.shard_size).differences(made.plan):
-        raise ValueError(f"verify={root} is a cache of something else: {'; '.join(different)}")
+        raise ValueError(f"verify={printable(str(root))} is a cache of something else: {'; '.join(different)}")
     for shard, entry in made.files():
-        file = root / entry["file"]
-        content = file.read_bytes() if file.is_file() else b""
-        if manifest.checksum(content) != entry["checksum"]:
-            state = "damaged: its checksum is another" if content else "missing"
-            raise ValueError(f"the shard {file} is {state}; delete it and make the cache again: nothing else is redone")
-        values = np.load(file, mmap_mode="r")
-        assert values.shape == made.plan.shape(shard)
-        assert np.isfinite(values).all()
+        if not np.isfinite(manifest.read_shard(root, made.plan, shard, entry["checksum"])).all():
+            raise ValueError(
+                f"the shard {entry['file']} of verify={printable(str(root))} has numbers that are not finite"
+            )
     for name in manifest.SPLITS:
-        manifest.read_labels(root, made.plan, name)
+        CachedSplit(root, made, name)  # labels and CRC-32s
     originals, decoded = _pairs(root, made, data, autoencoder, shown, device)
     error = (originals.double() - decoded.double()).square().mean((1, 2, 3))  # [2 shown]
     ratio = float((10 * torch.log10(255**2 / error.clamp(min=1e-9))).mean())
@@ -47,9 +45,11 @@ def verify(root: Path, data: Pictures, autoencoder: Autoencoder, shown: int, dev
     rows = rows.repeat_interleave(enlarged, dim=-1).repeat_interleave(enlarged, dim=-2)
     picture = root / "verify.png"
     try:
-        to_pil_image(make_grid(rows, nrow=originals.shape[0] // 2, padding=2, pad_value=255)).save(picture)
-    except OSError as error:
-        raise ValueError(f"all is right, but {picture} cannot be written: {error.strerror}") from error
+        with replaced(picture) as unfinished:
+            grid = make_grid(rows, nrow=originals.shape[0] // 2, padding=2, pad_value=255)
+            to_pil_image(grid).save(unfinished, "PNG")
+    except ValueError as error:
+        raise ValueError(f"all is right, but {error}") from error
     files, count = len(made.shards), sum(made.plan.counts.values())
     return (
         f"{files} shards of {count:,} pictures and their mirror images: all there, checksums match, all finite; "
@@ -62,8 +62,7 @@ def _pairs(
 ) -> tuple[Tensor, Tensor]:
     """Pictures and mirror images uint8 [2 shown, C, H, W], and the same from their latents."""
     assert data.train is not None
-    files = [root / entry["file"] for shard, entry in made.files() if shard.split == "train"]
-    cached = CachedSplit(root, files, data.train.labels, made.plan.shard_size)
+    cached = CachedSplit(root, made, "train")
     some = data.train.some(shown)
     picks = [Pick(index, mirrored) for mirrored in (False, True) for index in some]
     decoded = torch.cat([autoencoder.decode(cached.images([pick]).to(device)).cpu() for pick in picks])

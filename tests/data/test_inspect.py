@@ -5,6 +5,7 @@ import json
 import os
 import runpy
 import sys
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from data import Digits, Folder
 from data.inspect import contact_sheet, examine
 from data.inspect.measure import Measured, leaks, twins
 from data.inspect.printed import show
+from data.latents.manifest import Manifest
 from data.order import EndlessOrder
 from tests.data.test_bad_input import PIXELS, encoded
 from tests.data.test_data import tree  # noqa: F401
@@ -272,7 +274,7 @@ def test_the_command_writes_and_prints_its_report_then_refuses(tree, tmp_path_fa
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["data=digits", "limit=0"], "error: limit must be null or a whole number of at least 1, got 0"),
+        (["data=digits", "limit=0"], "error: limit must be a whole number of at least 1, got 0"),
         (["data=digits", "samples=0"], "error: samples must be a whole number of at least 1, got 0"),
         (["data=digits", f"out={__file__}"], "must be a folder to write to: "),
         (["data=digits", "out=/dev/null/x"], "error: out=/dev/null/x must be a folder to write to: Not a directory"),
@@ -308,7 +310,9 @@ def test_latents_are_looked_at_and_without_their_autoencoder_nothing_begins(made
     assert code == 0, text
     assert "Latents: 4 classes, squares of 8 x 8" in text
     for file in made.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes().replace(vae.encode(), b"/gone"))
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    manifest = Manifest.read(made)
+    replace(manifest, plan=replace(manifest.plan, vae="/gone")).write(tmp_path)
     monkeypatch.setattr("data.inspect.examine", None)
     code, text = command("data=latents", f"data.root={tmp_path}", f"out={tmp_path / 'new'}")
     assert code == 1
@@ -317,12 +321,12 @@ def test_latents_are_looked_at_and_without_their_autoencoder_nothing_begins(made
 
 def test_class_folders_without_one_picture_are_still_reported(tree, tmp_path_factory, command):  # noqa: F811
     for file in (tree / "train").rglob("*.[jp][pn]g"):
-        file.rename(file.with_suffix(".tif"))
+        file.rename(file.with_suffix(".heic"))
     out = tmp_path_factory.mktemp("out")
     code, text = command("data=folder", f"data.root={tree}", f"out={out}")
     assert code == 1
-    assert "has no pictures in train/ant, train/bee, train/cat" in text
-    assert "(.tif 12, .txt 6)" in text
+    assert "no pictures in train/ant, train/bee, train/cat (files of other endings: .heic 12; pictures end in " in text
+    assert "(.heic 12, .txt 6)" in text
     assert {f.name for f in out.iterdir()} == {"report.json", "classes.csv"}
 
 
