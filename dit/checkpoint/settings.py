@@ -75,7 +75,7 @@ class Options:
     def __contains__(self, name: str) -> bool:
         return name in self.found
 
-    def get(self, name: str, default: Any = None) -> Any:
+    def value(self, name: str, default: Any = None) -> Any:
         self.asked.add(name)
         values = self.found.get(name, [default])
         if any(not _same(value, values[0]) for value in values[1:]):
@@ -83,26 +83,26 @@ class Options:
         return values[0]
 
     def choice(self, name: str, default: str, known: Mapping[str, _T]) -> _T:
-        value = self.get(name, default)
+        value = self.value(name, default)
         if not isinstance(value, str) or value not in known:
             raise self._refused(name, value, " or ".join(known))
         return known[value]
 
     def flag(self, name: str, default: bool | None) -> Any:
-        value = self.get(name, default)
+        value = self.value(name, default)
         if not isinstance(value, bool) and value is not default:
             raise self._refused(name, value, "true or false")
         return value
 
     def number(self, name: str, default: float, low: float, high: float, what: str) -> float:
         """In [low, high]."""
-        value = self.get(name, default)
+        value = self.value(name, default)
         if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
             raise self._refused(name, value, what)
         return value
 
     def count(self, name: str) -> int | None:
-        value = self.get(name)
+        value = self.value(name)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise self._refused(name, value, "a whole number of at least 1")
         return value
@@ -156,7 +156,7 @@ def read_meaning(source: str, options: Options, told: Mapping[str, Any] | None =
             raise ValueError(
                 f"settings.{name} is no option of source={source}; it has {', '.join(sorted(options.asked))}"
             )
-    model = options.get("model_type" if "model_type" in options else "model")
+    model = options.value("model_type" if "model_type" in options else "model")
     warnings = []
     others = [prefix for prefix in _PREFIXES.values() if prefix != _PREFIXES[source]]
     if isinstance(model, str) and model.startswith(tuple(others)):
