@@ -165,7 +165,9 @@ def test_pictures_of_endings_that_are_not_read_are_told_by_number(tree):  # noqa
     for name in ("a.heic", "b.HEIC", "c.avif", "d", "e.\x1b[31m", "f.txt", "g.json"):
         (tree / "train" / "ant" / name).write_bytes(b"x")
     (tree / "train" / "bee" / "x.gif").write_bytes(encoded("GIF"))
-    said = r"train has files that are not read: \.heic 2, \.avif 1, no ending 1, \.\\x1b\[31m 1, \.gif 1; pictures end in \.jpg, "
+    said = (
+        r"train has files that are not read: \.heic 2, \.avif 1, no ending 1, \.\\x1b\[31m 1, \.gif 1; pictures end in "
+    )
     data = folder(tree)
     with pytest.warns(UserWarning, match=said):
         data.setup()
