@@ -14,7 +14,7 @@ from PIL import Image
 from data import Cifar, Digits, Folder, Karras, Latents, Synthetic, files, folder_classes, real_of_folder
 from data.crop import area, center
 from data.files import list_pictures, look, read_picture
-from data.inspect import contact_sheet
+from data.inspect import contact_sheet, sheet
 from dit.checks import harmless
 from tests.data.test_bad_input import PIXELS, encoded, folder
 from tests.data.test_data import tree  # noqa: F401
@@ -214,6 +214,12 @@ def test_names_do_nothing_to_a_terminal_and_a_table(tmp_path, command):  # noqa:
         *(r"caf\udce9", r"new\nline", r"\x1b[31mred", r"\u202elanigiro", "'=1+1", "'@x", "-5", "[red]x", r"\ta")
     }
     assert (out / "contact_sheet.png").stat().st_size > 1000
+
+
+def test_names_on_a_sheet_are_one_line():
+    tiles = [[Image.new("RGB", (8, 8))]]
+    drawn = [sheet._laid_out("", [name], tiles, tiles, 1) for name in ("a\n\x1bb\udce9", r"a\n\x1bb\udce9")]
+    assert drawn[0] == drawn[1]
 
 
 def test_cells_of_tables_are_no_formulas_and_numbers_stay():
