@@ -20,14 +20,13 @@ from PIL.Image import Transpose
 from data.hidden import is_hidden, is_note
 from dit.checks import printable, shown
 
-# The endings of pictures and their formats. Pillow knows 40 more, of which some start programs: they stay closed.
+# The endings of pictures and their formats. What is in a file may also be of two more; Pillow knows 40 others, of which
+# some start programs: they stay closed.
 ENDINGS = {
-    **dict.fromkeys((".jpg", ".jpeg", ".jfif"), "JPEG"),
-    **dict.fromkeys((".ppm", ".pgm"), "PPM"),
-    **dict.fromkeys((".tif", ".tiff"), "TIFF"),
-    **{".png": "PNG", ".webp": "WEBP", ".bmp": "BMP", ".gif": "GIF"},
+    **dict.fromkeys((".jpg", ".jpeg"), "JPEG"),
+    **{".png": "PNG", ".webp": "WEBP", ".bmp": "BMP", ".ppm": "PPM"},
 }
-FORMATS = tuple(dict.fromkeys(ENDINGS.values()))
+FORMATS = (*dict.fromkeys(ENDINGS.values()), "TIFF", "GIF")
 
 MOST_PIXELS = 178_956_970  # of a picture: 4 bytes each while it is decoded, 0.7 GB
 LARGE = 1 << 25  # pixels; a larger picture is reduced as it is decoded, and a process decodes one such at a time
@@ -109,8 +108,8 @@ def unread(ignored: Iterable[Path]) -> dict[str, int]:
 
 def counted(kinds: dict[str, int]) -> str:
     """Of some endings and how many files have them, the first few; empty where there are none."""
-    more = f" and {len(kinds) - 5} more endings" if len(kinds) > 5 else ""
-    return ", ".join(f"{kind} {count:,}" for kind, count in list(kinds.items())[:5]) + more
+    more = f" and {len(kinds) - 8} more endings" if len(kinds) > 8 else ""
+    return ", ".join(f"{kind} {count:,}" for kind, count in list(kinds.items())[:8]) + more
 
 
 def ending(name: str) -> str:
