@@ -70,19 +70,22 @@ def write_json(file: str | Path, content: dict[str, Any], sealed: bool = False) 
     write_text(file, json.dumps({**content, **seal}, indent=2, allow_nan=False) + "\n")
 
 
-def read_json(file: str | Path) -> dict[str, Any]:
-    """The JSON object in `file`, without its seal.
+def read_json(file: str | Path, sealed: bool = False) -> dict[str, Any]:
+    """The JSON object in `file`, without its seal. sealed: it must have one, as files of older versions may not.
 
     Raises ValueError, naming `file`, for what is missing, larger than 256 MiB, nested too deeply, no JSON object, or
-    sealed and not what was written.
+    not what was sealed.
     """
     file = Path(file)
     try:
         if (size := file.stat().st_size) > _LARGEST_JSON:
             raise ValueError(f"it has {size:,} bytes, of which at most {_LARGEST_JSON:,} are read")
         content = parse_json(file.read_bytes())
-        if content.pop(_SEAL, None) not in (None, _digest(content)):
-            raise ValueError("it is not what was written")
+        seal = content.pop(_SEAL, None)
+        if seal is None and sealed:
+            raise ValueError("it has no digest")
+        if seal not in (None, _digest(content)):
+            raise ValueError("it is not what was written; if you changed it yourself, remove its digest")
         return content
     except OSError as error:
         raise ValueError(f"{file} cannot be read: {error.strerror or error}") from error

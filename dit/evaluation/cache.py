@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from torch import Tensor
 
 from dit.checks import printable
-from dit.files import read_json, write_json
 from dit.tensors import open_tensors
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
-_DIGEST = "digest"
 
 
 def kept(file: Path, load: Callable[[Path], T], make: Callable[[], T], save: Callable[[T, Path], None]) -> T:
@@ -45,20 +41,3 @@ def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         if not opened.checked:
             raise ValueError(f"{file} is damaged or of an earlier version: it has no digests")
         return opened.tensors(), opened.metadata
-
-
-def write_checked(file: Path, content: dict[str, Any]) -> None:
-    """JSON with its digest. Raises ValueError if it cannot be written."""
-    write_json(file, {**content, _DIGEST: _digest(content)})
-
-
-def read_checked(file: Path) -> dict[str, Any]:
-    """What `write_checked` wrote. Raises ValueError for anything else."""
-    content = read_json(file)
-    if content.pop(_DIGEST, None) != _digest(content):
-        raise ValueError(f"{file} is damaged: it is not what was written")
-    return content
-
-
-def _digest(content: dict[str, Any]) -> str:
-    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=8).hexdigest()

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dit.evaluation.cache import kept, read_checked, write_checked
+from dit.evaluation.cache import kept
 from dit.evaluation.classifier import Classifier
 from dit.evaluation.features import Extractor, Features, check_pictures
 from dit.evaluation.generation import Generated, Generation
@@ -27,6 +27,7 @@ from dit.evaluation.manifold import DENSITY_NEIGHBOURS
 from dit.evaluation.reference import Reference
 from dit.evaluation.scores import SCORES, score
 from dit.evaluation.table import Row, rule, scale_of
+from dit.files import read_json, write_json
 from dit.solvers import Denoise, Sampler
 from dit.solvers.sample import describe
 
@@ -106,12 +107,13 @@ class Measure:
         file = cache / f"scores-{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]}.json"
 
         def load(file: Path) -> Row:
-            content = read_checked(file)
+            content = read_json(file, sealed=True)
             scores = {key: None if score is None else Estimate(**score) for key, score in content["scores"].items()}
             return Row(name, content["images"], scores)
 
         def save(row: Row, file: Path) -> None:
-            write_checked(file, {key: value for key, value in row.plain().items() if key in ("images", "scores")})
+            content = {key: value for key, value in row.plain().items() if key in ("images", "scores")}
+            write_json(file, content, sealed=True)
 
         return kept(file, load, lambda: self.of_pictures(name, batches(), labels), save)
 

@@ -5,6 +5,7 @@ import json
 import logging
 import random
 import zipfile
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,9 +14,10 @@ from safetensors.torch import save_file
 
 from dit import output, tensors
 from dit.evaluation import Classifier, Features, NpzImages, Reference, alone, read_reference
-from dit.evaluation.cache import kept, read_checked, read_tensors, write_checked
+from dit.evaluation.cache import kept, read_tensors
 from dit.evaluation.classifier import SmallConvNet
 from dit.evaluation.moments import Gaussian
+from dit.files import read_json, write_json
 from dit.output import write_samples
 from tests.evaluation.test_scores_files import Rows, pictures
 
@@ -46,8 +48,8 @@ KINDS = {
     "features": (lambda: Features(torch.eye(5), torch.eye(5)[:, :2]), Features.save, Features.load),
     "scores": (
         lambda: {"images": 20, "scores": {"frechet": {"value": 1.25, "low": None, "high": 2.0}}},
-        lambda content, file: write_checked(file, content),
-        read_checked,
+        lambda content, file: write_json(file, content, sealed=True),
+        partial(read_json, sealed=True),
     ),
 }
 
