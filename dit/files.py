@@ -63,11 +63,11 @@ def write_text(file: str | Path, text: str) -> None:
         unfinished.write_text(text, encoding="utf-8")
 
 
-def write_json(file: str | Path, content: dict[str, Any], sealed: bool = False) -> None:
-    """Write plain containers as indented JSON; sealed: with a digest of all of it, which `read_json` checks. Raises as
-    `replaced` does."""
+def write_json(file: str | Path, content: dict[str, Any], sealed: bool = False, allow_nan: bool = False) -> None:
+    """Write plain containers as indented JSON; sealed: with a digest of all of it, which `read_json` checks; allow_nan:
+    NaN and Infinity too, which only Python reads. Raises as `replaced` does."""
     seal = {_SEAL: _digest(content)} if sealed else {}
-    write_text(file, json.dumps({**content, **seal}, indent=2, allow_nan=False) + "\n")
+    write_text(file, json.dumps({**content, **seal}, indent=2, allow_nan=allow_nan) + "\n")
 
 
 def read_json(file: str | Path, sealed: bool = False) -> dict[str, Any]:
@@ -80,27 +80,26 @@ def read_json(file: str | Path, sealed: bool = False) -> dict[str, Any]:
     try:
         if (size := file.stat().st_size) > _LARGEST_JSON:
             raise ValueError(f"it has {size:,} bytes, of which at most {_LARGEST_JSON:,} are read")
-        content = parse_json(file.read_bytes())
-        seal = content.pop(_SEAL, None)
-        if seal is None and sealed:
-            raise ValueError("it has no digest")
-        if seal not in (None, _digest(content)):
-            raise ValueError("it is not what was written; if you changed it yourself, remove its digest")
-        return content
+        return parse_json(file.read_bytes(), sealed)
     except OSError as error:
         raise ValueError(f"{file} cannot be read: {error.strerror or error}") from error
     except ValueError as error:
         raise ValueError(f"{file} is damaged or not JSON: {error}") from error
 
 
-def parse_json(text: str | bytes) -> dict[str, Any]:
-    """The JSON object that `text` is. Raises ValueError for anything else."""
+def parse_json(text: str | bytes, sealed: bool = False) -> dict[str, Any]:
+    """The JSON object that `text` is, as `read_json` has it. Raises ValueError for anything else."""
     try:
         content = json.loads(text)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     if not isinstance(content, dict):
         raise ValueError(f"it must be an object, got a {type(content).__name__}")
+    seal = content.pop(_SEAL, None)
+    if seal is None and sealed:
+        raise ValueError("it has no digest")
+    if seal not in (None, _digest(content)):
+        raise ValueError("it is not what was written; if you changed it yourself, remove its digest")
     return content
 
 

@@ -170,4 +170,4 @@ def write_scores(
     file.parent.mkdir(parents=True, exist_ok=True)
     plain = [*before, *(row.plain() for row in rows)]
     content = {"line": protocol_line(protocol), "protocol": dict(protocol), "rows": plain}
-    write_json(file, content)
+    write_json(file, content, sealed=True)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import fcntl
-import json
-import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import IO, Any, Literal
+
+from dit.files import read_json, write_json
 
 State = Literal["queued", "running", "finished", "failed"]
 
@@ -45,10 +45,10 @@ class Manifest:
         if self.file.exists():
             known = {field.name for field in fields(Trial)}
             try:
-                for entry in json.loads(self.file.read_text())["trials"]:
+                for entry in read_json(self.file)["trials"]:
                     trial = Trial(**{key: entry[key] for key in known})
                     self.trials[trial.number] = trial
-            except (KeyError, TypeError, json.JSONDecodeError) as error:
+            except (KeyError, TypeError, ValueError) as error:
                 raise ValueError(f"{self.file} is no manifest of a sweep") from error
         return self
 
@@ -76,15 +76,9 @@ class Manifest:
         return before
 
     def write(self) -> None:
-        """To a temporary name, then renamed: a reader never sees half of it."""
+        """As a whole: a reader never sees half of it."""
         trials = [asdict(self.trials[number]) for number in sorted(self.trials)]
-        temporary = self.file.with_name(f".{self.file.name}.tmp")
-        with temporary.open("w") as file:
-            json.dump({"trials": trials}, file, indent=2)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.file)
+        write_json(self.file, {"trials": trials}, allow_nan=True)  # a trial may return NaN
 
 
 def _locked(folder: Path) -> IO[str]:
