@@ -1,7 +1,5 @@
 """Sample a checkpoint: `python sample.py checkpoint=PATH classes=[3,7] per_class=8 guidance.scale=2 out=DIR`."""
 
-from pathlib import Path
-
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -12,6 +10,7 @@ from dit.checks import printable
 from dit.cli import entry, job_folder, pick_device, plain
 from dit.diffusion import Denoiser
 from dit.evaluation import networks_named, versions
+from dit.files import given_path
 from dit.output import check_out, write_samples
 from dit.solvers.sample import describe
 
@@ -22,7 +21,7 @@ def main(config: DictConfig) -> None:
     device = pick_device(options["device"])
     if options["format"] not in ("png", "npz"):
         raise ValueError(f"format must be png or npz, got {options['format']!r}")
-    out = Path(options["out"]).expanduser()
+    out = given_path("out", options["out"])
     check_out(out)
     sampler = instantiate(config.sampler)
     loaded = load(options["checkpoint"], options["weights"], device).computing(options["precision"], options["compile"])

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torchvision.datasets import CIFAR10, CIFAR100
 
-from data.files import given_path
 from data.pictures import Pictures
 from data.split import InMemory
 from dit.checks import shown
+from dit.files import given_path
 
 _NAMES_10 = "airplane automobile bird cat deer dog frog horse ship truck"
 

@@ -11,14 +11,14 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from stat import S_ISREG
 from threading import Lock
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from PIL import Image, UnidentifiedImageError
 from PIL.ExifTags import Base
 from PIL.Image import Transpose
 
 from data.hidden import is_hidden, is_note
-from dit.checks import printable, shown
+from dit.checks import printable
 
 # The endings of pictures and their formats. What is in a file may also be of two more; Pillow knows 40 others, of which
 # some start programs: they stay closed.
@@ -115,13 +115,6 @@ def counted(kinds: dict[str, int]) -> str:
 def ending(name: str) -> str:
     """Of a file, printable."""
     return printable(os.path.splitext(name)[1].lower()[:20]) or "no ending"
-
-
-def given_path(key: str, value: Any) -> Path:
-    """The path in the setting `key`, where ~ is the home directory. Raises ValueError for what is no path."""
-    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
-        raise ValueError(f"{key} must be a path, got {shown(value)}")
-    return Path(os.path.expanduser(value))
 
 
 class Look(NamedTuple):

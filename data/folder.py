@@ -11,13 +11,14 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from data.crop import CROPS, Crop
-from data.files import ENDINGS, counted, given_path, in_threads, is_picture, list_pictures, look, read_picture, unread
+from data.files import ENDINGS, counted, in_threads, is_picture, list_pictures, look, read_picture, unread
 from data.hidden import is_hidden
 from data.order import Pick
 from data.pictures import Pictures
 from data.split import Split
 from data.survey import Survey
 from dit.checks import printable, shown
+from dit.files import given_path
 
 _VALIDATION_NAMES = ("val", "validation", "test")
 _ENDINGS = f"pictures end in {', '.join(ENDINGS)}"

@@ -13,10 +13,11 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from data.files import counted, given_path, in_threads, list_pictures, look, read_picture, unread
+from data.files import counted, in_threads, list_pictures, look, read_picture, unread
 from data.order import Pick
 from data.split import Split
 from dit.checks import printable
+from dit.files import given_path
 
 _BATCH = 256
 _BATCH_BYTES = 1 << 32  # pictures of more than 16 MB come in smaller batches

@@ -13,6 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from dit.checks import shown
+
 _SEAL = "digest"
 _LARGEST_JSON = 1 << 28  # bytes; the plan of ImageNet's latents has a thousandth of that
 
@@ -55,6 +57,13 @@ def check_out(out: str | Path, suffix: str | None = None) -> None:
         raise ValueError(f"out={out} cannot be written: {out.parent} is no folder")
     if suffix is not None and out.suffix != suffix:
         raise ValueError(f"out={out} must end in {suffix}")
+
+
+def given_path(key: str, value: Any) -> Path:
+    """The path in the setting `key`, where ~ is the home directory. Raises ValueError for what is no path."""
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+        raise ValueError(f"{key} must be a path, got {shown(value)}")
+    return Path(os.path.expanduser(value))
 
 
 def write_text(file: str | Path, text: str) -> None:

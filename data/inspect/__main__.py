@@ -12,12 +12,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from data import RESOLVERS
-from data.files import given_path
 from data.inspect import contact_sheet, examine
 from data.inspect.printed import show
 from dit.checks import check_whole, harmless, printable
 from dit.cli import entry, plain
-from dit.files import replaced, write_json
+from dit.files import given_path, replaced, write_json
 
 
 @entry(

@@ -11,12 +11,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from data import RESOLVERS
 from data.autoencoder import Autoencoder
-from data.files import given_path
 from data.latents.encode import begin, encode, finish, make_plan, missing
 from data.latents.manifest import Manifest
 from data.latents.verify import verify
 from data.spec import pictures_from_spec, pictures_spec
 from dit.cli import entry, pick_device, plain
+from dit.files import given_path
 from dit.launch import this_group
 
 

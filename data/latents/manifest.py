@@ -17,10 +17,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from data.files import given_path
 from data.latents.arrays import array_bytes, checksum, read_array, write
 from dit.checks import check_arguments, check_whole, fits, printable, shown
-from dit.files import read_json, write_json
+from dit.files import given_path, read_json, write_json
 
 SCHEMA = 1
 PLAN, MANIFEST = "plan.json", "manifest.json"

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from data.autoencoder import Autoencoder, LatentCodec
-from data.files import given_path
 from data.latents.arrays import array_in, checksum, fits_size
 from data.latents.manifest import SPLITS, Manifest, read_labels, read_records
 from data.order import Pick
 from data.pictures import Pictures
 from data.split import Split
 from dit.checks import printable
+from dit.files import given_path
 
 
 class CachedSplit(Split):

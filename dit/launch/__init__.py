@@ -3,7 +3,7 @@ of its group are handed what that one composed, and so agree on every key and on
 """
 
 from dit.launch.devices import check_starter, count_ranks
-from dit.launch.folder import CheckFolder, held
+from dit.launch.folder import CheckFolder, CheckTilde, held
 from dit.launch.group import RANK_OF, Group, this_group
 from dit.launch.job import Job
 from dit.launch.manifest import Manifest, Trial
@@ -14,6 +14,7 @@ from dit.launch.task import Mistake, Task, sentence
 __all__ = [
     "RANK_OF",
     "CheckFolder",
+    "CheckTilde",
     "Group",
     "Job",
     "Manifest",

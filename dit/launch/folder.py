@@ -35,12 +35,25 @@ def held(folder: str | Path) -> Iterator[None]:
         yield
 
 
-class CheckFolder(Callback):
+class CheckTilde(Callback):
+    """Refuses a folder that begins with ~, for which Hydra would make one of that name. SystemExit, after one
+    sentence."""
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        HydraConfig.instance().set_config(config)
+        _check_tilde("hydra.run.dir", config.hydra.run.dir)
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        HydraConfig.instance().set_config(config)
+        _check_tilde("hydra.sweep.dir", config.hydra.sweep.dir)
+
+
+class CheckFolder(CheckTilde):
     """Looks at the output directory before Hydra makes it, which would show a traceback where that is impossible, and
     replace the .hydra of a run that is still going on. SystemExit, after one sentence, for either."""
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        HydraConfig.instance().set_config(config)
+        super().on_run_start(config)
         folder = Path(config.hydra.run.dir).absolute()
         with _one_sentence("hydra.run.dir", folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -48,10 +61,16 @@ class CheckFolder(Callback):
                 pass
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        HydraConfig.instance().set_config(config)
+        super().on_multirun_start(config)
         folder = Path(config.hydra.sweep.dir).absolute()
         with _one_sentence("hydra.sweep.dir", folder):
             folder.mkdir(parents=True, exist_ok=True)
+
+
+def _check_tilde(key: str, folder: str) -> None:
+    if folder.startswith("~"):
+        sys.stderr.write(f"error: {key}={folder} begins with ~, which a shell reads only without quotes; write $HOME\n")
+        raise SystemExit(1)
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from dit.evaluation import (
     read_reference,
     reference_of,
 )
+from dit.files import given_path
 
 SPLITS = ("validation", "train")
 
@@ -89,7 +90,7 @@ def measure_of(
     names = names_of(options)
     if options["split"] not in SPLITS:
         raise ValueError(f"split must be {' or '.join(SPLITS)}, got {options['split']!r}")
-    cache, limit = Path(options["cache"]), options["real_images"]
+    cache, limit = given_path("cache", options["cache"]), options["real_images"]
     real, judged = _real(options["real"]), extractor is None or options["judge"]
     if judged and (data is None or data.num_classes < 2):
         raise ValueError(

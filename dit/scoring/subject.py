@@ -27,6 +27,7 @@ from dit.evaluation import (
     labels_of,
     networks_named,
 )
+from dit.files import given_path
 from dit.scoring.choose import SPLITS, check_same, names_of
 from dit.solvers import Guidance, Sampler
 
@@ -82,7 +83,7 @@ class Samples:
         """The rows, the protocol, and the first images of the last row; to be called by all processes, of which only
         the first has rows."""
         options, share = self.options, self.share
-        cache, count = Path(options["cache"]), options["images"]
+        cache, count = given_path("cache", options["cache"]), options["images"]
         rows, images, facts = [], None, dict(self.facts)
         if share.rank == 0 and self.data is not None and options["real"] is None:
             split = next(name for name in SPLITS if name != options["split"])

@@ -7,11 +7,11 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-from dit.checks import printable
+from dit.checks import harmless, printable
 from dit.evaluation.report.page import Block, Cell, Grid, Heading, Items, Say
 from dit.evaluation.report.points import Measured, Point, Row, scored, short_values, stat_text, title, trained
 from dit.evaluation.report.protocol import loss_protocol, score_protocol
-from dit.evaluation.report.read import STATES, Sweep, Trial, number
+from dit.evaluation.report.read import STATES, Sweep, Trial
 
 
 def overview(sweep: Sweep) -> list[Block]:
@@ -144,11 +144,5 @@ def as_csv(sweep: Sweep) -> str:
     header, lines = columns(sweep)
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerows([_harmless(cell) for cell in line] for line in (header, *lines))
+    writer.writerows([harmless(cell) if isinstance(cell, str) else cell for cell in line] for line in (header, *lines))
     return out.getvalue()
-
-
-def _harmless(cell: Any) -> Any:
-    """A cell that a spreadsheet does not take for a formula; numbers stay numbers."""
-    formula = isinstance(cell, str) and cell.lstrip()[:1] in tuple("=+-@\uff1d\uff0b\uff0d\uff20")
-    return f"'{cell}" if formula and number(cell) is None else cell
