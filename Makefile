@@ -7,7 +7,7 @@ PARITY := .venv-parity
 DEMO := outputs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-parity faults bench lint format clean
+.PHONY: help install demo test test-all test-parity hostile faults bench lint format clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -34,7 +34,10 @@ test: $(STAMP) lint  ## lint, types, import contract and the fast tests (about 9
 
 test-all: $(STAMP) lint  ## the slow tests and the fault campaign as well
 	$(BIN)/python -m pytest -n 2 -m "not parity"
-	@$(MAKE) --no-print-directory faults
+	@$(MAKE) --no-print-directory hostile faults
+
+hostile: $(STAMP)  ## files that are damaged or a stranger's: 300 strikes and 200 values (about 2 minutes on 2 cores)
+	$(BIN)/python -W ignore -m tests.hostile
 
 faults: $(STAMP)  ## runs that are killed, starved and damaged must end as if nothing had happened (about 10 minutes on 2 cores)
 	$(BIN)/python -m tests.faults

@@ -15,7 +15,7 @@ from typing import Any
 
 from dit.checks import shown
 
-_SEAL = "digest"
+_SEAL = "seal"
 _LARGEST_JSON = 1 << 28  # bytes; the plan of ImageNet's latents has a thousandth of that
 
 
@@ -89,26 +89,31 @@ def read_json(file: str | Path, sealed: bool = False) -> dict[str, Any]:
     try:
         if (size := file.stat().st_size) > _LARGEST_JSON:
             raise ValueError(f"it has {size:,} bytes, of which at most {_LARGEST_JSON:,} are read")
-        return parse_json(file.read_bytes(), sealed)
+        return unsealed(parse_json(file.read_bytes()), sealed)
     except OSError as error:
         raise ValueError(f"{file} cannot be read: {error.strerror or error}") from error
     except ValueError as error:
         raise ValueError(f"{file} is damaged or not JSON: {error}") from error
 
 
-def parse_json(text: str | bytes, sealed: bool = False) -> dict[str, Any]:
-    """The JSON object that `text` is, as `read_json` has it. Raises ValueError for anything else."""
+def parse_json(text: str | bytes) -> dict[str, Any]:
+    """The JSON object that `text` is. Raises ValueError for anything else."""
     try:
         content = json.loads(text)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     if not isinstance(content, dict):
         raise ValueError(f"it must be an object, got a {type(content).__name__}")
-    seal = content.pop(_SEAL, None)
+    return content
+
+
+def unsealed(content: dict[str, Any], sealed: bool = False) -> dict[str, Any]:
+    """`content` without its seal. sealed: it must have one. Raises ValueError if it is not what was sealed."""
+    seal, content = content.get(_SEAL), {key: value for key, value in content.items() if key != _SEAL}
     if seal is None and sealed:
-        raise ValueError("it has no digest")
+        raise ValueError("it has no seal")
     if seal not in (None, _digest(content)):
-        raise ValueError("it is not what was written; if you changed it yourself, remove its digest")
+        raise ValueError("it is not what was written; if you changed it yourself, remove its seal")
     return content
 
 

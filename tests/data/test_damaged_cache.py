@@ -30,9 +30,9 @@ def copy_of(made, folder, age="new"):
 
 
 def edit(folder, change, name="manifest.json"):
-    """As somebody who changes it by hand, and so removes its digest."""
+    """As somebody who changes it by hand, and so removes its seal."""
     content = json.loads((folder / name).read_text())
-    content.pop("digest", None)
+    content.pop("seal", None)
     change(content)
     (folder / name).write_text(json.dumps(content))
 
@@ -181,7 +181,7 @@ def places(content, path=()):
 def test_a_manifest_of_a_stranger_is_one_sentence_or_a_cache(made, tmp_path):
     """Every value that any place of it may have is tried, is left out, and is put beside the others."""
     root, whole = copy_of(made, tmp_path), json.loads((made / "manifest.json").read_text())
-    del whole["digest"]
+    del whole["seal"]
     nothing, refused, taken = object(), 0, set()
     for path in places(whole):
         one_more = [] if path[-1] == 0 else [("another", 1)]

@@ -174,7 +174,7 @@ def test_what_is_no_cache_is_refused(made, tmp_path):
         Manifest.read(tmp_path)
     content = json.loads((made / "manifest.json").read_text())
     content["plan"]["schema"] = 99
-    del content["digest"]
+    del content["seal"]
     (tmp_path / "manifest.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"this cache has schema 99, this version reads 1; make it anew"):
         Manifest.read(tmp_path)

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+import yaml
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -18,6 +20,9 @@ from tests.hostile.calls import call, places, put
 from tests.hostile.kinds import KINDS, Kind, fingerprint
 
 OUTCOMES = ("refused", "harmless", "taken", "traceback")  # taken: read as something else without a word
+
+
+SAYING = (".json", ".yaml", ".safetensors", ".ckpt", ".pt")  # files that say something of what is in them
 
 
 def flip(raw: bytearray, rng: random.Random) -> None:
@@ -97,7 +102,7 @@ def damage(name: str, folder: Path, count: int, seed: int) -> tuple[Counter[str]
 def strange(name: str, folder: Path, count: int, seed: int) -> tuple[Counter[str], list[str]]:
     """Puts a value of a stranger into a random place of what a file says, `count` times. "harmless" is left as data."""
     kind, rng, tally, wrong = KINDS[name], random.Random(f"{seed} {name}"), Counter[str](), []
-    files = [f for f in kind.make(_fresh(folder / "good")) if f.suffix in (".json", ".safetensors", ".yaml")]
+    files = [f for f in kind.make(_fresh(folder / "good")) if f.suffix in SAYING]
     proof = folder / "proof"
     for _ in range(count):
         shutil.rmtree(folder / "struck", ignore_errors=True)
@@ -126,11 +131,16 @@ def _rewritten(file: Path, value: Any, rng: random.Random) -> str:
             key: part if isinstance(part, str) else json.dumps(part) for key, part in put(content, where, value).items()
         }
         save_file(tensors, file, {key: text.encode("utf-8", "replace").decode() for key, text in said.items()})
+    elif file.suffix in (".ckpt", ".pt"):
+        content = torch.load(file, weights_only=True)
+        said = "passport" if file.suffix == ".ckpt" else "args"
+        where = rng.choice(list(places(content[said])))
+        torch.save({**content, said: put(content[said], where, value)}, file)
     else:  # JSON is YAML too
         text = file.read_text()
-        content = json.loads(text) if file.suffix == ".json" else _yaml(text)
+        content = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
         if isinstance(content, dict):
-            content.pop("digest", None)
+            content.pop("seal", None)
         where = rng.choice(list(places(content)))
         file.write_text(json.dumps(put(content, where, value)))
     return ".".join(map(str, where)) or "the whole"
@@ -141,12 +151,6 @@ def _parsed(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return text
-
-
-def _yaml(text: str) -> Any:
-    import yaml
-
-    return yaml.safe_load(text)
 
 
 def _fresh(folder: Path) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,10 +18,11 @@ from data.latents.manifest import Manifest
 from data.order import Pick
 from dit.checkpoint import Loaded, Stored, import_loaded, load, reconstruct, write_snapshot
 from dit.checkpoint.exporting import export_diffusers, export_safetensors
-from dit.evaluation import Classifier, NpzImages, Reference
+from dit.evaluation import Classifier, Features, NpzImages, Reference
 from dit.evaluation.classifier import SmallConvNet
 from dit.evaluation.moments import Gaussian
 from dit.evaluation.report.read import read_sweep
+from dit.files import read_json, write_json
 from tests.checkpoint.foreign import W
 from tests.checkpoint.ours import PASSPORT, checkpoint
 from tests.data.caches import cache, latents, save_vae
@@ -99,7 +99,8 @@ def _diffusers(folder: Path) -> list[Path]:
 
 
 def _foreign(folder: Path) -> list[Path]:
-    torch.save({"model": W, "ema": W}, folder / "theirs.pt")
+    args = {"model": "DiT-S/2", "num_classes": 5, "image_size": 32, "global_seed": 0, "vae": "ema", "results_dir": "r"}
+    torch.save({"model": W, "ema": W, "args": args}, folder / "theirs.pt")
     return [folder / "theirs.pt"]
 
 
@@ -140,6 +141,22 @@ def _of_classifier(folder: Path) -> Any:
     return dict(read.network.state_dict()), read.digest, read.held_out_accuracy, read.num_classes, read.shape
 
 
+def _features(folder: Path) -> list[Path]:
+    Features(torch.randn(20, 5), torch.randn(20, 3)).save(folder / "images.safetensors")
+    return [folder / "images.safetensors"]
+
+
+def _of_features(folder: Path) -> Any:
+    read = Features.load(folder / "images.safetensors")
+    return read.pooled, read.spatial, read.logits
+
+
+def _kept(folder: Path) -> list[Path]:
+    score = {"value": 3.0, "low": 2.5, "high": None}
+    write_json(folder / "scores.json", {"images": 100, "scores": {"frechet": score}}, sealed=True)
+    return [folder / "scores.json"]
+
+
 def _npz(folder: Path) -> list[Path]:
     images = np.random.default_rng(0).integers(0, 255, (20, 8, 8, 1), dtype=np.uint8)
     np.savez(folder / "x.npz", images, np.arange(20) % 10)
@@ -165,9 +182,9 @@ def _sweep(folder: Path) -> list[Path]:
         preview(job / "previews" / "step_0000300.png", number)
         score = {"value": 3.0 + number, "low": 2.5, "high": 4.5}
         rows = [{"name": "ema", "step": 300, "scale": 1.0, "images": 100, "scores": {"frechet": score}}]
-        (job / "scores.json").write_text(json.dumps({"line": "", "protocol": {"seed": 0}, "rows": rows}))
+        write_json(job / "scores.json", {"line": "", "protocol": {"seed": 0}, "rows": rows}, sealed=True)
         trials.append({"number": number, "folder": str(number), "overrides": [f"a={number}"], "state": "finished"})
-    (folder / "sweep.json").write_text(json.dumps({"trials": trials}))
+    write_json(folder / "sweep.json", {"trials": trials})
     return sorted(file for file in folder.rglob("*") if file.is_file())
 
 
@@ -187,6 +204,8 @@ KINDS = {
     "latent cache": Kind(_latents, _of_latents),
     "reference": Kind(_reference, _of_reference),
     "classifier": Kind(_classifier, _of_classifier),
+    "features": Kind(_features, _of_features),
+    "kept scores": Kind(_kept, lambda folder: read_json(folder / "scores.json", sealed=True)),
     ".npz of pictures": Kind(_npz, _of_npz),
     "PNG": Kind(_png, lambda folder: np.asarray(read_picture(folder / "x.png", "RGB"))),
     "sweep": Kind(_sweep, _of_sweep, checked=False),

@@ -18,7 +18,7 @@ import yaml
 from PIL import Image
 
 from dit.checks import printable
-from dit.files import parse_json
+from dit.files import parse_json, unsealed
 
 _MOST_BYTES = {".json": 1 << 24, ".yaml": 1 << 20, ".csv": 1 << 26, ".png": 1 << 28}
 _MOST_COLUMNS = 10_000
@@ -56,7 +56,7 @@ def content(file: Path, root: Path) -> bytes | None:
 def read_object(file: Path, root: Path) -> dict[str, Any] | None:
     """A JSON object, as `told`."""
     raw = content(file, root)
-    return None if raw is None else told(parse_json(raw))
+    return None if raw is None else told(unsealed(parse_json(raw)))
 
 
 def read_yaml(file: Path, root: Path) -> Any:
