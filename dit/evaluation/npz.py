@@ -88,7 +88,6 @@ class NpzImages:
                 images = pixels.permute(0, 3, 1, 2).contiguous()  # [B, C, H, W]
                 check_pictures(images, str(self.file), begin)
                 yield images
-            member.read(1)  # to the end, where the CRC is checked
 
 
 def read_reference(file: Path, extractor: Extractor, batch_size: int = 64, cache: Path | None = None) -> Reference:
@@ -196,7 +195,8 @@ def _opened(file: Path, name: str) -> Iterator[tuple[IO[bytes], _Header]]:
 
 
 def _check_size(file: Path, name: str, header: _Header) -> None:
-    """ValueError where the archive holds other bytes than the header says, or unpacks to far more than it is."""
+    """ValueError where the archive holds other bytes than the header says, or unpacks to far more than it is.
+    So images are read to the end of the array, where `zipfile` checks its CRC."""
     wanted = math.prod(header.shape) * header.dtype.itemsize
     if min(header.shape, default=0) < 0 or header.bytes != wanted:
         raise ValueError(
@@ -217,7 +217,7 @@ def _array(file: Path, name: str) -> np.ndarray:
                 f"{name} of {file} has {header.bytes:,} bytes, of which at most {_LARGEST_ARRAY:,} are read"
             )
         _check_size(file, name, header)
-        content = member.read(header.bytes + 1)
+        content = member.read()
     if len(content) != header.bytes:
         raise ValueError(f"{name} of {file} is damaged: it holds {len(content):,} bytes of {header.bytes:,}")
     return np.frombuffer(content, header.dtype).reshape(header.shape, order="F" if header.fortran else "C")

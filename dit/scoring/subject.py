@@ -62,8 +62,8 @@ class Samples:
         for weak in sampler.guidance.networks.values():
             if isinstance(weak, Denoiser):
                 weak.network.to(share.device)
-        check_told(sampler, share.size)
         for guidance in guidances:
+            check_told(replace(sampler, guidance=guidance), share.size)
             guidance.check(loaded.denoiser, None if labels is None else torch.tensor(labels))
         codec = codec_from_spec(loaded.passport["data"]["normalisation"], options["vae"])
         computing = {

@@ -125,6 +125,11 @@ def png(width, height):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"0")) + chunk(b"IEND", b"")
 
 
+def bitmap(file):
+    """A picture that PIL reads, under another name: so would it PostScript, by another program."""
+    Image.new("L", (8, 8)).save(file, format="BMP")
+
+
 LAUGHS = "a: &a [x, x, x, x]\n" + "".join(
     f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
 )
@@ -146,7 +151,7 @@ BOMBS = {
     "csv/version_0/metrics.csv: step": (f"step,val/loss\n{'9' * 40},1\n", "1 torn line left out"),
     "previews/step_1.png: pixels": (png(30_000, 30_000), "it has far too many pixels"),
     "previews/step_1.png: many": (png(11_000, 11_000), "it has far too many pixels"),
-    "previews/step_1.png: other": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "it is torn or no PNG"),
+    "previews/step_1.png: other": (bitmap, "it is torn or no PNG"),
 }
 
 
