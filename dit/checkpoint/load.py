@@ -193,7 +193,8 @@ def build(
 
 def _network(arguments: dict[str, Any], state: dict[str, Tensor]) -> DiT:
     """The network of a passport, which takes memory only when the shapes of `state` are found to be its own."""
-    if unknown := sorted(arguments.keys() - inspect.signature(DiT).parameters.keys()):
+    known = inspect.signature(DiT).parameters.keys() - {"attention", "activation_checkpointing"}  # those of a run
+    if unknown := sorted(arguments.keys() - known):
         raise ValueError(f"the checkpoint is of another version: its passport has model.{', model.'.join(unknown)}")
     check_arguments("the passport's model", DiT, arguments)
     depth, patch_size = arguments.get("depth", 1), arguments.get("patch_size", 2)
