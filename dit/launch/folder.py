@@ -13,6 +13,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from dit.checks import printable
+
 LOCK = ".run.lock"
 
 
@@ -69,7 +71,8 @@ class CheckFolder(CheckTilde):
 
 def _check_tilde(key: str, folder: str) -> None:
     if folder.startswith("~"):
-        sys.stderr.write(f"error: {key}={folder} begins with ~, which a shell reads only without quotes; write $HOME\n")
+        said = printable(f"{key}={folder} begins with ~, which a shell reads only without quotes; write $HOME")
+        sys.stderr.write(f"error: {said}\n")
         raise SystemExit(1)
 
 
@@ -79,5 +82,5 @@ def _one_sentence(key: str, folder: Path) -> Iterator[None]:
         yield
     except (OSError, ValueError) as error:
         said = f"{key}={folder} cannot be written: {error.strerror}" if isinstance(error, OSError) else str(error)
-        sys.stderr.write(f"error: {said}\n")
+        sys.stderr.write(f"error: {printable(said)}\n")
         raise SystemExit(1) from None

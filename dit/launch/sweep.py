@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from dit.checks import printable
 from dit.launch.manifest import Manifest, Trial
 from dit.launch.ranks import Ranks, cores, forwarding
 
@@ -123,7 +124,7 @@ class Sweep:
         self.manifest.write()
 
     def _say(self, line: str) -> None:
-        self.console.print(Text(line), soft_wrap=True)
+        self.console.print(Text(printable(line)), soft_wrap=True)
 
     def _status(self, queued: int) -> Text:
         """A line for each running trial, with the last of what it wrote, and one for the rest."""
@@ -131,7 +132,7 @@ class Sweep:
         for number in self._running:
             lines.append(f"#{number}  {_last_line(self.manifest.folder / self._running[number][0].trial.folder)}")
         lines.append(f"{len(self._running)} running, {queued} queued")
-        return Text("\n".join(line[: self.console.width - 1] for line in lines))
+        return Text("\n".join(printable(line)[: self.console.width - 1] for line in lines))
 
 
 def _now() -> str:

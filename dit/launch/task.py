@@ -19,6 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from dit.checks import printable
 from dit.launch.collectives import confine
 from dit.launch.devices import adopt_group, check_starter, count_ranks
 from dit.launch.folder import held
@@ -35,16 +36,16 @@ class Mistake(CompactHydraException):
 
 
 def sentence(error: BaseException) -> str:
-    """The innermost message in one line: Hydra wraps what a constructor raised, OmegaConf puts words before what a
-    resolver raised, a data worker adds its traceback."""
+    """The innermost message in one printable line: Hydra wraps what a constructor raised, OmegaConf puts words before
+    what a resolver raised, a data worker adds its traceback."""
     while error.__cause__ is not None and isinstance(error, InstantiationException | OmegaConfBaseException):
         error = error.__cause__
     if isinstance(error, MissingMandatoryValue):
-        return f"{error.full_key} must be given"
+        return printable(f"{error.full_key} must be given")
     message = str(error).partition("full_key:")[0].strip()
     if "DataLoader worker process" in message:
         message = message.splitlines()[-1].partition(": ")[2]
-    return " ".join(message.split()).removeprefix("ValueError raised while resolving interpolation: ")
+    return printable(" ".join(message.split()).removeprefix("ValueError raised while resolving interpolation: "))
 
 
 class Task:
@@ -166,7 +167,7 @@ class Task:
         except OSError as error:
             if error.errno not in _DISK or os.environ.get("HYDRA_FULL_ERROR", "0") == "1":
                 raise
-            said = f"{error.strerror}: {error.filename or 'a file of this run'} cannot be written"
+            said = printable(f"{error.strerror}: {error.filename or 'a file of this run'} cannot be written")
             if group is None or group.first_to_fail(said):
                 sys.stderr.write(f"error: {said}\n")
             if sweeping:

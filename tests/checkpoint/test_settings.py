@@ -284,7 +284,7 @@ def test_the_table_of_a_dit(tmp_path, options, path, kind):
         ("dit", {"noise_schedule": "cosine"}, "noise_schedule='cosine', which cannot be imported; linear or squared"),
         ("dit", {"predict_xstart": "no"}, "predict_xstart='no', which"),
         ("dit", {"diffusion_steps": 1.5}, "diffusion_steps=1.5, which cannot be imported; a whole number"),
-        ("dit", {"diffusion_steps": 1}, "steps of a beta table must be at least 2, got 1"),
+        ("dit", {"diffusion_steps": 1}, "steps of a beta table must be a whole number from 2 to 1,000,000, got 1"),
         ("dit", {"num_classes": 9}, "num_classes=9 does not fit the 6 rows of the label table"),
         ("sit", {"num_classes": "five"}, "num_classes='five', which"),
         ("sit", {"a": {"path_type": "VP"}, "b": {"path_type": "GVP"}}, "has more than one value of path_type"),

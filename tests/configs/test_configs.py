@@ -16,7 +16,7 @@ from torch import nn
 
 from data import RESOLVERS, Pictures
 from dit.checkpoint import Loaded
-from dit.diffusion import DiscreteVP, GaussianPath, LinearFlow, Loss, TimeDistribution
+from dit.diffusion import DiscreteVP, GaussianPath, Loss, TimeDistribution
 from dit.evaluation import Dino, Inception
 from dit.model import DiT
 from dit.scoring import OnlineScore
@@ -24,6 +24,7 @@ from dit.solvers import Guidance, Sampler, Solver, make_grid
 from dit.solvers.sample import describe
 from dit.training import Averages, FullySharded, LevelLoss
 from dit.training.preview import Preview
+from tests.checkpoint.ours import checkpoint
 from tests.data.test_data import tree  # noqa: F401
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -48,22 +49,13 @@ def composed(*overrides, name="train"):
         return config
 
 
-def weak_checkpoint(folder):
-    """A checkpoint with just enough in it to be a second network."""
-    network = DiT(8, 1, 10, 4, 16, 1, 2)
-    passport = {"model": network.arguments, "path": LinearFlow().spec, "kind": "velocity", "data": {}, "config": {}}
-    contents = {"state_dict": {}, "ema": {"averages": {"0.9": network.state_dict()}}, "passport": passport}
-    torch.save(contents, folder / "weak.ckpt")
-    return folder / "weak.ckpt"
-
-
 @pytest.mark.parametrize(("group", "name"), [g for g in ALL if g[0] != "hydra"], ids="/".join)
 def test_every_file_of_every_group_composes_and_builds(group, name, tree, made, tmp_path):  # noqa: F811
     roots = {"folder": tree, "imagenet": tree, "latents": made}
     changes = {
         "data": [f"data.root={roots[name]}"] if name in roots else [],
         "debug": ["experiment=digits"],
-        "guidance": [f"guidance.weak.file={weak_checkpoint(tmp_path)}"] if name == "autoguidance" else [],
+        "guidance": [f"guidance.weak.file={checkpoint(tmp_path / 'weak.ckpt')}"] if name == "autoguidance" else [],
         "solver": ["+sampler.batch_size=1"] if name == "dopri5" else [],
         "model": ["data.image_size=256"] if name.startswith("jit") else [],
         "loss": ["diffusion=ddpm_linear"] if name == "hybrid_vlb" else [],
@@ -144,7 +136,7 @@ def test_every_file_of_every_group_composes_and_builds(group, name, tree, made, 
     ("solver", "guidance"), [*((s, "cfg") for s in options("solver")), *(("heun", g) for g in options("guidance"))]
 )
 def test_sampling_scripts_build_their_sampler(name, solver, guidance, tmp_path):
-    more = [f"guidance.weak.file={weak_checkpoint(tmp_path)}"] if guidance == "autoguidance" else []
+    more = [f"guidance.weak.file={checkpoint(tmp_path / 'weak.ckpt')}"] if guidance == "autoguidance" else []
     more += ["batch_size=1"] if solver == "dopri5" else []
     config = composed("checkpoint=x", f"solver={solver}", f"guidance={guidance}", "steps=7", "seed=3", *more, name=name)
     sampler = instantiate(config.sampler)

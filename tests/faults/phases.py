@@ -17,7 +17,7 @@ import lightning.pytorch.loops.evaluation_loop
 import lightning.pytorch.loops.training_epoch_loop
 import torch
 
-import dit.training.checkpoints
+import dit.files
 import dit.training.run_log
 from data import Digits
 from dit.training import DiTModule, Preview, RenamedCheckpointIO, RunLog, SaveCheckpoint, SaveSnapshots
@@ -155,11 +155,11 @@ MOMENTS: dict[str, tuple[Any, str, Callable[..., bool], Callable[..., None]]] = 
     "half a line of the log": (dit.training.run_log._Writer, "save", _always, _half_line),
     "validation": (DiTModule, "validation_step", _always, _nothing),
     "preview": (Preview, "images", _always, _nothing),
-    "snapshot, before its rename": (Path, "rename", _named(".step_"), _nothing),
+    "snapshot, before its rename": (Path, "replace", _named(".step_"), _nothing),
     "half a checkpoint": (torch, "save", _always, _half_saved),
     "checkpoint, before fsync": (os, "fsync", _always, _nothing),
     "checkpoint, before the first rename": (Path, "replace", _named("last.ckpt"), _nothing),
     "checkpoint, between the two renames": (Path, "replace", _named(".last.ckpt", ".tmp"), _nothing),
-    "checkpoint, after both renames": (dit.training.checkpoints, "_sync", _always, _nothing),
+    "checkpoint, after both renames": (dit.files, "_sync", lambda path: path.name == "checkpoints", _nothing),
     "end of training": (SaveCheckpoint, "on_train_end", _always, _nothing),
 }

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.checkpoint.ours import PASSPORT
 from tests.faults import runs
 from tests.faults.ends import difference, end_of
 from tests.faults.phases import FOLDED, MOMENTS
@@ -16,8 +17,8 @@ def folder(tmp_path):
         (tmp_path / part).mkdir(parents=True)
     contents = {
         "state_dict": {"w": torch.zeros(3)},
-        "ema": {"steps": 4},
-        "passport": {},
+        "ema": {"steps": 4, "averages": {"0.9": {}}},
+        "passport": PASSPORT,
         "lr_schedulers": [{"lr": 0.1}],
     }
     torch.save(contents, tmp_path / "checkpoints" / "last.ckpt")
@@ -35,7 +36,7 @@ def change(folder, **parts):
     ("disturb", "found"),
     [
         (lambda f: change(f, state_dict={"w": torch.tensor([0.0, 1e-45, 0.0])}), "1 of 6 things differ: state_dict/w"),
-        (lambda f: change(f, ema={"steps": 5}), "1 of 6 things differ: ema/steps 5 and not 4"),
+        (lambda f: change(f, ema={"steps": 5, "averages": {"0.9": {}}}), "1 of 6 things differ: ema/steps 5 and not 4"),
         (lambda f: change(f, state_dict={"w": torch.zeros(3, dtype=torch.float64)}), "1 of 6 things differ"),
         (lambda f: (f / "csv/version_0/metrics.csv").write_text("step,loss\n0,1.5\n"), "log/1 None and not"),
         (lambda f: (f / "previews/step_1.png").write_bytes(b"pict"), "previews/step_1.png"),
@@ -46,7 +47,7 @@ def test_what_differs_is_named(folder, disturb, found):
     undisturbed = end_of(folder)
     (folder / "previews" / "step_0.png").touch()  # of the step it went on from
     (folder / "csv/version_0/metrics.csv").write_text("step,loss,images_per_second\n0,1.5,1\n1,1.25,2\n")
-    change(folder, passport={"config": {"trainer": {"devices": 2}}})
+    change(folder, passport={**PASSPORT, "config": {"trainer": {"devices": 2}}})
     assert difference(undisturbed, folder) is None
     disturb(folder)
     assert found in difference(undisturbed, folder)
