@@ -19,11 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 
 from benchmarks.rounds import speed_up, spread, take_turns, timed
 from benchmarks.speed.step import training_step
-from data import codec_from_spec, real_of_split
+from data import codec_from_spec, pictures_from_spec, real_of_split
 from dit.checkpoint import load
 from dit.evaluation import Reference, classifier_of, extract
 from dit.evaluation import score as score_features
@@ -123,7 +122,7 @@ def train(name: str, seed: int, steps: int) -> None:
 def score(where: Path, seed: int) -> dict[str, float]:
     """Of the first average's weights: validation loss, class accuracy and Frechet distance of unguided samples."""
     loaded = load(where / "checkpoints" / "last.ckpt")
-    data = instantiate(loaded.passport["config"]["data"])
+    data = pictures_from_spec(loaded.pictures)
     data.prepare_data()
     data.setup()
     train, real = real_of_split("train", data.train), real_of_split("held-out", data.validation)

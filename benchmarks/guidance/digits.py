@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 from torch import Tensor
 
 from benchmarks.guidance.arms import (
@@ -28,7 +27,7 @@ from benchmarks.guidance.arms import (
     keeps_signal,
     steps_within,
 )
-from data import codec_from_spec, real_of_split
+from data import codec_from_spec, pictures_from_spec, real_of_split
 from dit.checkpoint import Loaded, load
 from dit.evaluation import Classifier, Reference, classifier_of, extract
 from dit.evaluation import score as score_features
@@ -83,7 +82,7 @@ class Pictures:
 
     @classmethod
     def of(cls, loaded: Loaded) -> Pictures:
-        data = instantiate(loaded.passport["config"]["data"])
+        data = pictures_from_spec(loaded.pictures)
         data.prepare_data()
         data.setup()
         train, held_out = real_of_split("train", data.train), real_of_split("held-out", data.validation)

@@ -31,7 +31,7 @@ from tests.training.tiny import digits, module, trainer
 
 ROOT = Path(__file__).parent.parent.parent
 DIGITS = {
-    "_target_": "data.Digits",
+    "name": "Digits",
     "image_size": 8,
     "channels": 1,
     "num_classes": 10,
@@ -49,7 +49,7 @@ def checkpoint(tmp_path_factory):
     fit = trainer(file.parent, 3)
     fit.fit(module(data), datamodule=data)
     fit.save_checkpoint(file)
-    return changed(file, file, config={"data": DIGITS})
+    return changed(file, file, pictures=DIGITS)
 
 
 def changed(file, to, **passport):
@@ -365,7 +365,7 @@ def of_latents(tmp_path_factory, checkpoint):
     sizes = passport["model"] | {"channels": 3}
     network = DiT(**sizes)
     contents["ema"]["averages"] = {"0.9": network.state_dict()}
-    passport |= {"model": sizes, "config": {"data": {"_target_": "data.Latents", "root": "nowhere"}}}
+    passport |= {"model": sizes, "pictures": {"name": "Digits"}}
     codec = {"name": "Latents", "scale": 1.0, "shift": 0.0, "vae": None}
     passport["data"] |= {"channels": 3, "normalisation": codec}
     torch.save(contents, file)
