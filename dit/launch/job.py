@@ -39,7 +39,8 @@ class Job:
 
     def packed(self) -> bytes:
         """JSON. Raises ValueError for a configuration that is not plain data."""
-        return dumps([taken_apart(self.config), taken_apart(self.whole), self.moment])
+        # Hydra's dataclass makes its enums of their names again; nobody asks for those of a sweeper or launcher.
+        return dumps([taken_apart(self.config), taken_apart(self.whole, enum_to_str=True), self.moment])
 
     @staticmethod
     def unpacked(content: bytes) -> Job:

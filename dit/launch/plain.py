@@ -6,14 +6,13 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from hydra.types import RunMode
 from omegaconf import Container, DictConfig, ListConfig, OmegaConf
 
 
 def dumps(value: Any) -> bytes:
     """JSON on one line, in which keys of dicts stay numbers and floats may be inf and nan.
 
-    Raises ValueError for anything but None, bool, int, float, str, RunMode (by its name), lists and dicts.
+    Raises ValueError for anything but None, bool, int, float, str, lists and dicts.
     """
     return json.dumps(_plain(value)).encode()
 
@@ -23,15 +22,19 @@ def loads(content: bytes) -> Any:
     return json.loads(content, object_hook=lambda entry: {key: value for key, value in entry["items"]})  # noqa: C416
 
 
-def taken_apart(config: DictConfig) -> dict[str, Any]:
-    """The unresolved content, the flags (struct, readonly) of each node, and what `use_cache` resolvers have said."""
+def taken_apart(config: DictConfig, enum_to_str: bool = False) -> dict[str, Any]:
+    """The unresolved content, the flags (struct, readonly) of each node, and what `use_cache` resolvers have said.
+
+    enum_to_str: members of enums, which are no plain data, become their names.
+    """
     flags = [[path, node._metadata.flags] for path, node in _containers(config) if node._metadata.flags]
     cache = [
         [name, list(arguments), value]
         for name, said in OmegaConf.get_cache(config).items()
         for arguments, value in said.items()
     ]
-    return {"content": OmegaConf.to_container(config, resolve=False), "flags": flags, "cache": cache}
+    content = OmegaConf.to_container(config, resolve=False, enum_to_str=enum_to_str)
+    return {"content": content, "flags": flags, "cache": cache}
 
 
 def put_together(parts: dict[str, Any], types: Mapping[str, type] | None = None) -> DictConfig:
@@ -72,8 +75,6 @@ def _plain(value: Any) -> Any:
         return {"items": [[_plain(key), _plain(entry)] for key, entry in value.items()]}
     if isinstance(value, list | tuple):
         return [_plain(entry) for entry in value]
-    if isinstance(value, RunMode):
-        return value.name
     if value is None or type(value) in (bool, int, float, str):
         return value
     raise ValueError(
