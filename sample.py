@@ -25,9 +25,8 @@ def main(config: DictConfig) -> None:
     check_out(out)
     sampler = instantiate(config.sampler)
     loaded = load(options["checkpoint"], options["weights"], device).computing(options["precision"], options["compile"])
-    for weak in sampler.guidance.networks.values():
-        if isinstance(weak, Denoiser):
-            weak.network.to(device)
+    for weak in [each for each in sampler.guidance.networks.values() if isinstance(each, Denoiser)]:
+        weak.network.to(device)
     decoding = (options[key] for key in ("vae", "vae_slicing", "vae_tiling"))
     codec = codec_from_spec(loaded.passport["data"]["normalisation"], *decoding)
     labels = loaded.labels(options["classes"], options["per_class"])

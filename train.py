@@ -8,10 +8,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from data import RESOLVERS, pictures_spec
 from dit.checkpoint import load
-from dit.checks import printable
 from dit.cli import adopt, entry, finishing, plain
 from dit.diffusion.prediction import check_kind
-from dit.training import DiTModule, RenamedCheckpointIO, find_start, start_from
+from dit.training import DiTModule, RenamedCheckpointIO, find_start, say, start_from
 
 
 @entry(
@@ -46,14 +45,13 @@ def main(config: DictConfig) -> float | None:
     )
     lists = {key: list(instantiate(config[key]).values()) for key in ("callbacks", "logger")}
     trainer = instantiate(config.trainer, **lists, plugins=[RenamedCheckpointIO()])
-    if trainer.is_global_zero and said:
-        print(printable(f"finetune_from={config.finetune_from}: {said}"))
+    if said:
+        say(f"finetune_from={config.finetune_from}: {said}")
     with finishing(trainer.loggers):
         for logger in trainer.loggers:
             logger.log_hyperparams(plain(config))
         trainer.fit(module, data, ckpt_path=begin.file, weights_only=True)
-    if trainer.is_global_zero:
-        print(f"checkpoint: {config.callbacks.checkpoint.folder}/last.ckpt")
+    say(f"checkpoint: {config.callbacks.checkpoint.folder}/last.ckpt")
     return module.validation_loss
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from data.augment import Karras
@@ -19,9 +19,10 @@ _AUGMENTATIONS = {"Karras": Karras}
 
 def pictures_spec(config: Mapping[str, Any]) -> dict[str, Any] | None:
     """What is written of pictures that the node `data` of a configuration describes, in plain containers; None for a
-    class that `pictures_from_spec` does not build, as one of the user's own."""
-    spec = _named(config, _PICTURES)
-    if spec is None or spec["name"] not in _PICTURES:
+    class of the user's own. Latents are named too, though they are no pictures that `pictures_from_spec` opens."""
+    known = [*_PICTURES, "Latents"]
+    spec = _named(config, known)
+    if spec is None or spec["name"] not in known:
         return None
     if spec.get("augment") is not None:
         spec["augment"] = _named(spec["augment"], _AUGMENTATIONS)
@@ -53,7 +54,7 @@ def pictures_from_spec(spec: Any, root: str | None = None) -> Pictures:
     return _PICTURES[name](**arguments)
 
 
-def _named(spec: Any, registry: Mapping[str, Any]) -> dict[str, Any] | None:
+def _named(spec: Any, registry: Iterable[str]) -> dict[str, Any] | None:
     """A copy in which the class that a configuration names, `_target_: data.X`, is a name of the registry. Files of
     older versions hold configurations."""
     if not isinstance(spec, Mapping):

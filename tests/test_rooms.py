@@ -12,6 +12,7 @@ ROOT = Path(__file__).parent.parent
 FOLDERS = ("dit", "data", "hydra_plugins")
 SOURCES = [f for folder in FOLDERS for f in (ROOT / folder).rglob("*.py")] + sorted(ROOT.glob("*.py"))
 
+ROOMS = ("model", "diffusion", "solvers", "training", "evaluation", "checkpoint", "scoring", "launch", "cli", "output")
 FRAMEWORK = {"lightning", "pytorch_lightning", "hydra", "omegaconf", "wandb"}
 FORBIDDEN = {
     "dit": {"torch"},
@@ -22,7 +23,7 @@ FORBIDDEN = {
     "dit.checkpoint": FRAMEWORK | {"dit.solvers", "dit.training", "torchvision", "diffusers", "rich", "data"},
     "dit.training": {"hydra", "omegaconf", "data", "dit.cli", "dit.launch"},
     "dit.launch": {"lightning", "wandb", "torchvision", "data", "dit.training", "dit.model", "dit.cli"},
-    "data": {"dit", "hydra", "omegaconf"},
+    "data": {"hydra", "omegaconf", *(f"dit.{room}" for room in ROOMS)},
 }
 
 

@@ -66,15 +66,15 @@ class Loaded:
     def pictures(self) -> dict[str, Any]:
         """What its passport says of the pictures it was trained on. ValueError for a network that came from elsewhere,
         and for one of latents."""
-        if self.passport["data"]["normalisation"].get("name") == "Latents":
-            raise ValueError(
-                "this model was trained on latents: there are no pictures to score samples against; real=... may name "
-                "some"
-            )
         if not self.passport["pictures"]:
             raise ValueError(
                 "this checkpoint was not trained here: it names no pictures to score samples against; "
                 "real=... may name some"
+            )
+        if self.passport["data"]["normalisation"].get("name") == "Latents":
+            raise ValueError(
+                "this model was trained on latents: there are no pictures to score samples against; real=... may name "
+                "some"
             )
         return self.passport["pictures"]
 

@@ -115,8 +115,8 @@ def _ours(stored: Stored | None, file: Path, key: str) -> Stored:
 
 def _pictures_of(passport: dict[str, Any]) -> Any:
     """Before they had an entry of their own, the pictures stood in the configuration."""
-    config = passport.get("config")
-    return config.get("data") if isinstance(config, dict) else None
+    stored = passport.get("config")
+    return stored.get("data") if isinstance(stored, dict) else None
 
 
 def _is_plain(value: Any, depth: int = 0) -> bool:

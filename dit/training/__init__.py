@@ -7,7 +7,7 @@ from dit.training.module import DiTModule
 from dit.training.nonfinite import NonFinite, Rollback, Stop
 from dit.training.preview import Preview
 from dit.training.progress import TrainingProgress
-from dit.training.resume import find_start
+from dit.training.resume import find_start, say
 from dit.training.run_log import RunLog
 from dit.training.sharding import FullySharded
 from dit.training.snapshots import SaveSnapshots
@@ -34,5 +34,6 @@ __all__ = [
     "TrainingProgress",
     "find_start",
     "make_trainer",
+    "say",
     "start_from",
 ]

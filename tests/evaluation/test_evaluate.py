@@ -25,6 +25,7 @@ from dit.checkpoint.exporting import export_safetensors
 from dit.checkpoint.importing import import_loaded
 from dit.evaluation import SCORES, Estimate, Row, table
 from dit.evaluation import classifier as judge
+from dit.files import read_json
 from dit.model import DiT
 from tests.checkpoint.foreign import saved, weights
 from tests.training.tiny import digits, module, trainer
@@ -117,7 +118,7 @@ def run(*arguments, **options):
 
 def scores(folder):
     """scores.json but for the time it took."""
-    found = json.loads((folder / "scores.json").read_text())
+    found = read_json(folder / "scores.json")
     for row in found["rows"]:
         row["seconds"] = None
     return found

@@ -92,7 +92,7 @@ def against_key(measured: Measured, metric: str) -> Figure | None:
     if numeric:
         if spans_decades(xs := [x for line in lines for x in line.x]):
             panels[0].set_xscale("log")
-            plain_decades(panels[0].xaxis, (1, 2, 5) if max(xs) < 1000 * min(xs) else (1,))
+            plain_decades(panels[0].xaxis, (1, 2, 5) if max(xs) < 10**3 * min(xs) else (1,))
         return figure
     labels = [cut(label) for label in short_values(values).values()]
     turned = {"rotation": 30, "ha": "right"} if len(panels) * sum(map(len, labels)) > 40 else {}
