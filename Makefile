@@ -36,7 +36,7 @@ test-all: $(STAMP) lint  ## the slow tests and the fault campaign as well
 	$(BIN)/python -m pytest -n 2 -m "not parity"
 	@$(MAKE) --no-print-directory hostile faults
 
-hostile: $(STAMP)  ## files that are damaged or a stranger's: 300 strikes and 200 values (about 2 minutes on 2 cores)
+hostile: $(STAMP)  ## files that are damaged or a stranger's: 300 strikes and 200 values (a minute on 2 cores)
 	$(BIN)/python -W ignore -m tests.hostile
 
 faults: $(STAMP)  ## runs that are killed, starved and damaged must end as if nothing had happened (about 10 minutes on 2 cores)

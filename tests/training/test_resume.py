@@ -178,7 +178,12 @@ def test_another_accumulation_goes_on_with_the_same_pictures_and_draws(tmp_path,
     (tmp_path / "resumed").mkdir()
     (tmp_path / "begun" / "last.ckpt").rename(tmp_path / "resumed" / "last.ckpt")
     resumed = watched("resumed", 8, after, resume=tmp_path / "resumed" / "last.ckpt")
-    assert seen["begun"] + seen["resumed"] == seen["straight"]
+    # The numbers drawn are the same to the bit; the last digit of a quantile depends on how many are computed at once.
+    (times, labels), (theirs, same) = (
+        zip(*found, strict=True) for found in (seen["begun"] + seen["resumed"], seen["straight"])
+    )
+    assert labels == same
+    assert times == pytest.approx(theirs, abs=1e-6)
     for name, tensor in straight.items():
         torch.testing.assert_close(resumed[name], tensor, rtol=1e-3, atol=1e-4)
     said = f"a batch is now 1 processes x {after} accumulated, before 1 x {before}: the same pictures in the same order"
