@@ -27,6 +27,7 @@ def test_real_pictures_have_the_labels_of_the_samples(rule):
 def test_they_end_with_the_first_label_of_which_there_are_no_more():
     pictures = split([0, 1, 0, 1, 0, 2])
     assert pictures.labels[_with_labels(pictures, [0, 1, 2, 0, 1, 2], 6)].tolist() == [0, 1, 2, 0, 1]
+    assert pictures.labels[_with_labels(pictures, [0, 2, 2, 0], 4)].tolist() == [0, 2]  # not as many of the others
     assert _with_labels(pictures, [3], 1) == []
 
 
