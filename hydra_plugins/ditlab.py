@@ -100,13 +100,13 @@ class SlotLauncher(Launcher):
         return Planned(trial, size, ranks, self._preparing(config))
 
     def _preparing(self, config: DictConfig) -> Callable[[], tuple[list[str], bytes]]:
-        from dit.launch import Job
+        from dit.launch import Job, settled
 
         def prepare() -> tuple[list[str], bytes]:
             """Hydra makes the folder of the job, with .hydra in it; what it would run is packed for the ranks."""
             packed: list[Job] = []
             where = {"job_dir_key": "hydra.sweep.dir", "job_subdir_key": "hydra.sweep.subdir"}
-            task = lambda task_config: packed.append(Job.of(task_config))  # noqa: E731
+            task = lambda task_config: packed.append(Job.of(settled(task_config)))  # noqa: E731
             result = run_job(task, config, **where, hydra_context=self.context, configure_logging=False)
             _ = result.return_value  # raises what went wrong
             return self.task.command(packed[0].folder), packed[0].packed()

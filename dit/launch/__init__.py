@@ -8,6 +8,7 @@ from dit.launch.group import RANK_OF, Group, this_group
 from dit.launch.job import Job
 from dit.launch.manifest import Manifest, Trial
 from dit.launch.ranks import Ranks, wait
+from dit.launch.recipe import settled
 from dit.launch.sweep import Planned, Slots, Sweep
 from dit.launch.task import Mistake, Task, sentence
 
@@ -29,6 +30,7 @@ __all__ = [
     "count_ranks",
     "held",
     "sentence",
+    "settled",
     "this_group",
     "wait",
 ]

@@ -27,6 +27,7 @@ from dit.launch.group import RANK_OF, Group, this_group
 from dit.launch.handover import Signed
 from dit.launch.job import Job
 from dit.launch.ranks import Ranks, wait
+from dit.launch.recipe import settled
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)  # no bugs of ours
 
@@ -69,6 +70,7 @@ class Task:
         """Called by Hydra, with the job it composed."""
         group = this_group() if self.trainer else None
         with self._one_sentence(group, sweeping=HydraConfig.get().mode == RunMode.MULTIRUN):
+            config = settled(config)
             if group is not None:
                 job = Job.of(config)
                 job.pin_time()
