@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from lightning import LightningDataModule
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from data.augment import Karras
@@ -218,11 +219,16 @@ class Pictures(LightningDataModule, ABC):
         return settings | chosen | counted | named | done
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if not isinstance(state_dict, dict):
+            raise ValueError(
+                f"cannot resume: the checkpoint's settings of the data are {shown(state_dict)}, not values by name"
+            )
         for key, mine in self.state_dict().items():
-            if state_dict.get(key, mine) != mine:  # a checkpoint of an older version knows fewer
+            theirs = state_dict.get(key, mine)  # a checkpoint of an older version knows fewer
+            if isinstance(theirs, Tensor) or theirs != mine:
                 why = "show other pictures" if key.startswith("augment") else "repeat or skip pictures"
                 raise ValueError(
-                    f"cannot resume with data.{key}={mine}: the checkpoint was trained with {state_dict[key]}, and "
+                    f"cannot resume with data.{key}={mine}: the checkpoint was trained with {shown(theirs)}, and "
                     f"another value would {why}"
                 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import secrets
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from dit.checks import printable
+from dit.checks import printable, shown
+from dit.files import write_text
 from dit.launch import Task, this_group
 
 if TYPE_CHECKING:
@@ -101,9 +103,10 @@ def wandb_logger(save_dir: str, **settings: Any) -> WandbLogger:
 
     file = Path(save_dir) / "wandb_id"
     if rank_zero_only.rank == 0 and not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(secrets.token_hex(4))
-    name = file.read_text().strip() if rank_zero_only.rank == 0 else None
+        write_text(file, secrets.token_hex(4))
+    name = file.read_text(errors="replace").strip() if rank_zero_only.rank == 0 else None
+    if name is not None and not re.fullmatch(r"[\w-]{1,64}", name):
+        raise ValueError(f"{file} must hold the name of a wandb run, got {shown(name)}; remove it to begin another")
     return WandbLogger(save_dir=save_dir, id=name, resume="allow", **settings)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -246,6 +247,20 @@ def _check_weights(contents: dict[str, Any]) -> None:
     averages = contents["ema"].get("averages") if isinstance(contents["ema"], dict) else None
     if not isinstance(averages, dict) or not averages:
         raise ValueError(f"its ema must hold averages by name, got {shown(averages)}")
+    version = contents.get("pytorch-lightning_version", "2.0")
+    if not isinstance(version, str) or not re.fullmatch(r"\d+(\.\d+)*\w*", version):
+        raise ValueError(f"its version of Lightning must be text as 2.6.6, got {shown(version)}")
+    run = contents.get("run", {})
+    if not isinstance(run, dict):
+        raise ValueError(f"its run must be values by name, got {shown(run)}")
+    shared = run.get("shared")
+    if shared is not None and not (
+        isinstance(shared, list) and len(shared) == 2 and all(type(n) is int for n in shared)
+    ):
+        raise ValueError(f"its run's shared must be two whole numbers, got {shown(shared)}")
+    check_whole("its run's rollbacks", run.get("rollbacks", 0), least=0)
+    if not isinstance(run.get("validation_loss"), float | None):
+        raise ValueError(f"its run's validation_loss must be a number, got {shown(run['validation_loss'])}")
     for name, tensors in {"state_dict": contents["state_dict"], **averages}.items():
         if not isinstance(tensors, dict) or not all(
             isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in tensors.items()

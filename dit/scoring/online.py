@@ -18,6 +18,7 @@ from dit.files import read_json
 from dit.scoring.choose import measure_of
 from dit.solvers import Sampler
 from dit.training import DiTModule, FullySharded
+from dit.training.restored import check_form
 
 _log = logging.getLogger(__name__)
 _LOW = {"frechet", "spatial_frechet", "kid"}  # scores of which less is better
@@ -164,4 +165,5 @@ class OnlineScore(Callback):
         return {"best": self._best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        check_form("best score", state_dict, {"best": 0.0})
         self._best = state_dict["best"]

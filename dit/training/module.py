@@ -22,6 +22,7 @@ from dit.training.draws import normals, uniforms
 from dit.training.ema import Averages
 from dit.training.nonfinite import Drawn, NonFinite, Stop
 from dit.training.optimizer import parameter_groups
+from dit.training.restored import check_optimizer, check_weights
 from dit.training.resume import align, shared
 from dit.training.sharding import FullySharded, gathered, scattered, shard, whole
 from dit.training.trainer import check_precision
@@ -89,6 +90,7 @@ class DiTModule(LightningModule):
         self.gradient_norm: Tensor | None = None  # of the last optimiser step, before clipping
         self.rollbacks = 0  # in this run
         self.validation_loss: float | None = None  # the last one
+        self._resumed: dict[str, Any] | None = None  # a checkpoint on its way in
         self.passport: dict[str, Any] = {
             "model": network.arguments,
             "path": path.spec,
@@ -130,6 +132,9 @@ class DiTModule(LightningModule):
                 torch._foreach_mul_(gradients, factor)  # type: ignore[attr-defined]
 
     def on_fit_start(self) -> None:
+        if self._resumed is not None:  # now there is an optimiser, which Lightning restores next
+            check_optimizer(self._resumed, self.trainer, self._optimizer)
+            self._resumed = None
         self.ema.attach(self.network)
 
     def training_step(self, pictures: Batch, batch_idx: int) -> Tensor:
@@ -244,8 +249,12 @@ class DiTModule(LightningModule):
             raise ValueError(
                 f"cannot resume: weights of the checkpoint's loss are {theirs_has}, of the configuration's {mine_has}"
             )
-        groups = [len(state["param_groups"]) for state in checkpoint["optimizer_states"]]
-        if groups != [2]:
+        check_weights(checkpoint, self)
+        states = checkpoint["optimizer_states"] if isinstance(checkpoint["optimizer_states"], list) else []
+        if [
+            len(s["param_groups"]) if isinstance(s, dict) and isinstance(s.get("param_groups"), list) else 0
+            for s in states
+        ] != [2]:
             raise ValueError(
                 "cannot resume: the checkpoint's optimiser does not tell matrices from other parameters, as those of "
                 "older versions did not; finetune_from begins a new run with its weights"
@@ -254,6 +263,7 @@ class DiTModule(LightningModule):
         run = checkpoint.get("run", {})
         self.validation_loss, self.rollbacks = run.get("validation_loss"), run.get("rollbacks", 0)
         self.ema.load_state_dict(scattered(checkpoint["ema"], dict(self.network.named_parameters())))
+        self._resumed = checkpoint
 
 
 def _check_fit(network: DiT, facts: dict[str, Any], loss: Loss) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from dit.training.module import DiTModule
+from dit.training.restored import check_form
 from dit.training.resume import say
 from dit.training.sharding import whole
 
@@ -98,6 +99,15 @@ class StabilityLog(Callback):
         return {"sums": self._of_all(self._sums, "sum").tolist(), "bins": self.bins, "values": values, "usual": usual}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        state_dict = state_dict if isinstance(state_dict, dict) else {}
+        pairs, bins = state_dict.get("values"), state_dict.get("bins")
+        mine = {
+            "sums": self._sums.tolist() if bins == self.bins else state_dict.get("sums"),
+            "bins": bins,
+            "values": [[0.0, 0.0]] * (len(pairs) if isinstance(pairs, list) else 0),
+            "usual": {name: vars(usual) for name, usual in self.usual.items()},
+        }
+        check_form("StabilityLog", state_dict, mine)
         if state_dict["bins"] == self.bins:  # else the window begins anew
             self._sums = torch.tensor(state_dict["sums"], dtype=torch.float64)
         self._values = [torch.tensor(pair, dtype=torch.float64) for pair in state_dict["values"]]
