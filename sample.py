@@ -28,7 +28,7 @@ def main(config: DictConfig) -> None:
     for weak in [each for each in sampler.guidance.networks.values() if isinstance(each, Denoiser)]:
         weak.network.to(device)
     decoding = (options[key] for key in ("vae", "vae_slicing", "vae_tiling"))
-    codec = codec_from_spec(loaded.passport["data"]["normalisation"], *decoding)
+    codec = codec_from_spec(loaded.metadata.codec, *decoding)
     labels = loaded.labels(options["classes"], options["per_class"])
     count = len(labels) if labels is not None else options["per_class"]
 

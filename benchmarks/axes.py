@@ -127,7 +127,7 @@ def score(where: Path, seed: int) -> dict[str, float]:
     data.setup()
     train, real = real_of_split("train", data.train), real_of_split("held-out", data.validation)
     classifier, held_out = classifier_of(train, real, data.num_classes, CACHE), real.tensors()
-    codec = codec_from_spec(loaded.passport["data"]["normalisation"])
+    codec = codec_from_spec(loaded.metadata.codec)
     losses = LevelLoss()(loaded.denoiser, codec.encode(held_out[0]), held_out[1], torch.arange(len(held_out[0])))
     sampler = Sampler(steps=15, grid=UniformGrid(), solver=Heun(), seed=seed, batch_size=10 * PER_CLASS)
     labels = loaded.labels(None, PER_CLASS)

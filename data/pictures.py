@@ -121,14 +121,13 @@ class Pictures(LightningDataModule, ABC):
     @property
     def facts(self) -> dict[str, Any]:
         """What a checkpoint must know about the pictures, in plain containers."""
-        told = {} if self.augment is None else {"augment_dim": self.augment.dim}
         return {
             "image_size": self.image_size,
             "channels": self.channels,
             "num_classes": self.num_classes,
             "class_names": self.class_names,
-            "normalisation": self.codec.spec,
-            **told,
+            "codec": self.codec.spec,
+            "conditions": {} if self.augment is None else {"augment": [self.augment.dim]},
         }
 
     def setup(self, stage: str | None = None) -> None:
@@ -241,4 +240,4 @@ class Pictures(LightningDataModule, ABC):
         if self.augment is None or batch.draws is None:
             return batch._replace(images=images)
         images, told = self.augment(images, batch.draws)
-        return batch._replace(images=images, augmentation=told)
+        return batch._replace(images=images, conditions={"augment": told})

@@ -18,13 +18,13 @@ from data.order import Pick
 class Batch(NamedTuple):
     """images: [B, C, H, W], bytes or latents from the loader and model space after transfer; labels: [B]; index: [B] in
     the split, to name a picture that made trouble; draws: int64 [B] that fix what is random about each, None in
-    validation; augmentation: [B, dim], what was done to each, where the data augment."""
+    validation; conditions: what else the network is told of each, [B, ...] by name, such as how it was augmented."""
 
     images: Tensor
     labels: Tensor
     index: Tensor
     draws: Tensor | None = None
-    augmentation: Tensor | None = None
+    conditions: dict[str, Tensor] = {}  # noqa: RUF012 (plain, as workers pickle it)
 
 
 class Picks(NamedTuple):

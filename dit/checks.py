@@ -82,8 +82,8 @@ def check_arguments(what: str, call: Callable[..., Any], arguments: Mapping[str,
     for key, value in arguments.items():
         if key not in parameters:
             raise ValueError(f"{what} does not take {shown(key)}; it takes {', '.join(parameters)}")
-        if not fits(value, hints[key]):
-            raise ValueError(f"{key} of {what} must be {_named(hints[key])}, got {shown(value)}")
+        if not fits(value, hint := hints.get(key, Any)):
+            raise ValueError(f"{key} of {what} must be {_named(hint)}, got {shown(value)}")
     missing = [key for key, p in parameters.items() if p.default is p.empty and key not in arguments]
     if missing:
         raise ValueError(f"{what} lacks {', '.join(missing)}")
@@ -114,6 +114,8 @@ def fits(value: Any, hint: Any) -> bool:
         return isinstance(value, list | tuple) and all(fits(item, inner[0]) for item in value)
     if origin in (dict, Mapping):
         return isinstance(value, dict) and all(isinstance(key, str) for key in value)
+    if hint is Any:
+        return value is None or any(fits(value, each) for each in (bool, int, float, str, list[Any], dict[str, Any]))
     if hint is float:
         return _is_number(value)
     if hint is int:
@@ -135,5 +137,12 @@ def _named(hint: Any) -> str:
         return " or ".join(map(str, inner))
     if origin in (list, tuple, Sequence):
         return f"a list of {_named(inner[0]).removeprefix('a ')}s"
-    names = {float: "a number", int: "a whole number", bool: "true or false", str: "a string", type(None): "null"}
+    names = {
+        float: "a number",
+        int: "a whole number",
+        bool: "true or false",
+        str: "a string",
+        type(None): "null",
+        Any: "a plain value",
+    }
     return names.get(hint, "a mapping")

@@ -6,7 +6,7 @@ import functools
 import re
 import secrets
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,7 +77,7 @@ def adopt(config: DictConfig, loaded: Loaded) -> None:
 
     ValueError for an override of what the checkpoint decides. What an experiment chose of it is replaced.
     """
-    own = ("image_size", "channels", "num_classes", "class_dropout", "attention", "activation_checkpointing")
+    own = ("image_size", "channels", "num_classes", *loaded.network.RUN_ARGUMENTS)
     for override in HydraConfig.get().overrides.task:
         key = override.lstrip("+~").partition("=")[0]
         group, _, name = key.partition(".")
@@ -88,12 +88,33 @@ def adopt(config: DictConfig, loaded: Loaded) -> None:
             )
     unresolved = OmegaConf.to_container(config.model)
     assert isinstance(unresolved, dict)
-    config.model = {**loaded.network.arguments, **{key: unresolved[key] for key in ("_target_", *own)}}
+    kind = type(loaded.network)
+    _check_plain(loaded.network.arguments)
+    config.model = {
+        "_target_": f"{kind.__module__}.{kind.__qualname__}",
+        **loaded.network.arguments,
+        **{key: unresolved[key] for key in own if key in unresolved},
+    }
     config.diffusion = {
         "path": {"_target_": "dit.diffusion.path_from_spec", "spec": loaded.denoiser.path.spec},
         "kind": loaded.denoiser.kind,
         "sigma_data": loaded.denoiser.sigma_data,
     }
+
+
+def _check_plain(value: Any) -> None:
+    """ValueError for what a configuration would compute or call: it is a file's, and stays data."""
+    if isinstance(value, str) and "${" in value:
+        raise ValueError(
+            f"the network of finetune_from has an argument that a configuration would compute: {shown(value)}"
+        )
+    if isinstance(value, Mapping) and any(str(key).startswith("_") for key in value):
+        raise ValueError(
+            f"the network of finetune_from has an argument that a configuration would call: {shown(value)}"
+        )
+    if isinstance(value, Mapping | list | tuple):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            _check_plain(item)
 
 
 def wandb_logger(save_dir: str, **settings: Any) -> WandbLogger:

@@ -123,7 +123,7 @@ def test_wandb_logs_config_scalars_and_previews(tmp_path):
     assert list(record_file.parent.glob("files/media/images/preview_*.png"))
     # The record file keeps keys in clear text.
     content = record_file.read_bytes()
-    for logged in (b"train/loss", b"val/loss_log_snr", b"images_seen", b"class_dropout", b"beta", b"preview"):
+    for logged in (b"train/loss", b"val/loss_log_snr", b"images_seen", b"dropout", b"beta", b"preview"):
         assert logged in content, logged
     name = (tmp_path / "wandb_id").read_text()
     assert record_file.name == f"run-{name}.wandb"
@@ -155,7 +155,7 @@ def test_training_goes_on_from_a_checkpoint(trained, tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
-        (["model.class_dropout=1.5"], "model.class_dropout must be in [0, 1], got 1.5"),
+        (["dropout.class=1.5"], "dropout.class must be in [0, 1], got 1.5"),
         (["model.patch_size=3"], "model.patch_size must divide the image size 8, got 3"),
         (["model.num_heads=5"], "model.num_heads must divide hidden_size 96, got 5"),
         (["diffusion=spiral"], "Could not find 'diffusion/spiral'"),
@@ -308,7 +308,7 @@ def test_commands_of_the_readme_work(trained, refused, tmp_path, monkeypatch, ca
 
 def test_a_mistake_shows_its_traceback_when_asked(tmp_path):
     settings = {**os.environ, "HYDRA_FULL_ERROR": "1"}
-    command = [sys.executable, str(ROOT / "train.py"), "model.class_dropout=2", f"hydra.run.dir={tmp_path}"]
+    command = [sys.executable, str(ROOT / "train.py"), "dropout.class=2", f"hydra.run.dir={tmp_path}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=settings)
     assert done.returncode != 0
     assert "Traceback" in done.stderr
@@ -347,10 +347,10 @@ def test_missing_and_broken_checkpoints_get_one_sentence(trained, refused, tmp_p
 
 
 def test_guidance_on_a_model_trained_without_dropout_is_refused(refused, tmp_path):
-    run("train.py", "debug=fast", "model.class_dropout=0", f"hydra.run.dir={tmp_path}")
+    run("train.py", "debug=fast", "dropout.class=0", f"hydra.run.dir={tmp_path}")
     checkpoint = tmp_path / "checkpoints" / "last.ckpt"
     text = refused("sample.py", f"checkpoint={checkpoint}", "guidance.scale=2", "steps=1", f"out={tmp_path}/out")
-    assert "trained with class_dropout 0, so only guidance.scale=1 is allowed" in text
+    assert "trained with dropout.class 0, so only guidance.scale=1 is allowed" in text
     run("sample.py", f"checkpoint={checkpoint}", "steps=1", f"out={tmp_path}/out")
 
 
@@ -372,7 +372,7 @@ def test_a_folder_with_an_unreadable_picture_names_it(tmp_path):
 @pytest.mark.slow
 def test_a_sweep_over_schedules_and_dropout_samples_in_every_job(tmp_path):
     run(
-        "train.py", "-m", "diffusion=ddpm_linear,ddpm_cosine,flow_linear", "model.class_dropout=0,0.1",
+        "train.py", "-m", "diffusion=ddpm_linear,ddpm_cosine,flow_linear", "dropout.class=0,0.1",
         "trainer.max_steps=20", "scheduler.warmup=1", f"hydra.sweep.dir={tmp_path}",
     )  # fmt: skip
     shapes = []

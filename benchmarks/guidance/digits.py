@@ -173,7 +173,7 @@ def score(loaded: Loaded, arm: Arm, scale: float, seed: int, real: Pictures) -> 
     labels = loaded.labels(None, PER_CLASS)
     assert labels is not None
     (run,) = sampler.batches(loaded.denoiser, labels, loaded.shape)
-    images = codec_from_spec(loaded.passport["data"]["normalisation"]).decode(run.x0)
+    images = codec_from_spec(loaded.metadata.codec).decode(run.x0)
     cost = {"steps": steps, "evaluations": run.nfe.evaluations, "rows": run.nfe.rows}
     return {**cost, **asdict(Quality.of(images, torch.tensor(labels), real))}
 

@@ -102,7 +102,7 @@ def bare_step(module: Any, pictures: Any):
     trained: DiT = module.network
     network = DiT(**trained.arguments, attention=trained.blocks[0].attention.backend).to(module.device)
     if module.compile_backend is not None:
-        network.compile_blocks(module.compile_backend)
+        network.compile_in_place(module.compile_backend)
     path = module.denoiser.path
     denoiser = Denoiser(network, path, module.denoiser.kind, network.trained_null_label)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-5, fused=True)

@@ -91,7 +91,7 @@ def compiled(network, whole: bool):
     if whole:
         other.compile()
     elif isinstance(other, DiT):
-        other.compile_blocks("inductor")
+        other.compile_in_place("inductor")
     else:  # diffusers' compile_repeated_blocks does the same for models that list their blocks; this one does not
         for block in other.transformer_blocks:
             block.compile(fullgraph=True)

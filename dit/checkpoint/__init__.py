@@ -6,15 +6,17 @@ Checkpoints of others come in and ours go out here too; `python -m dit.checkpoin
 from dit.checkpoint.exporting import export_diffusers, export_safetensors
 from dit.checkpoint.importing import import_checkpoint, import_loaded
 from dit.checkpoint.load import LAST, PREVIOUS, Loaded, check_resume, check_sums, load, load_denoiser, read
-from dit.checkpoint.passport import Stored, same_normalisation
+from dit.checkpoint.metadata import Metadata, same_codec
 from dit.checkpoint.power import check_length, gamma
 from dit.checkpoint.snapshots import SNAPSHOTS, list_snapshots, reconstruct, write_snapshot
+from dit.checkpoint.stored import Stored
 
 __all__ = [
     "LAST",
     "PREVIOUS",
     "SNAPSHOTS",
     "Loaded",
+    "Metadata",
     "Stored",
     "check_length",
     "check_resume",
@@ -29,6 +31,6 @@ __all__ = [
     "load_denoiser",
     "read",
     "reconstruct",
-    "same_normalisation",
+    "same_codec",
     "write_snapshot",
 ]

@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
             help="an option it was trained with, where its file does not say: path_type=GVP, noise_scale=2",
         )
 
-    give = commands.add_parser("export", help="write weights and passport for others")
+    give = commands.add_parser("export", help="write weights and metadata for others")
     give.add_argument("file", help=".ckpt or .safetensors of ours")
     give.add_argument("out", help="the .safetensors file, or the folder for diffusers, to write")
     give.add_argument("--to", choices=("safetensors", "diffusers"), default="safetensors")
@@ -144,11 +144,11 @@ def _class_names(file: Path) -> list[str]:
 
 
 def _rows(loaded: Loaded) -> Iterator[tuple[str, str]]:
-    """The table: weights, step and number of parameters, then the passport, key by key."""
+    """The table: weights, step and number of parameters, then the metadata, key by key."""
     yield "weights", loaded.weights
     yield "step", f"{loaded.step:,}"
     yield "parameters", f"{sum(p.numel() for p in loaded.network.parameters()):,}"
-    yield from _flat("", loaded.passport)
+    yield from _flat("", loaded.metadata.to_dict())
 
 
 def _flat(prefix: str, value: Any) -> Iterator[tuple[str, str]]:

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from dit.checkpoint.differences import check_names, check_table
 from dit.checkpoint.load import unpickled
-from dit.checkpoint.passport import Stored, open_safetensors
+from dit.checkpoint.metadata import Metadata
+from dit.checkpoint.stored import Stored, open_safetensors
 from dit.diffusion import DiscreteVP, GaussianPath
 from dit.model import DiT
 from dit.model.position import sincos_positions
@@ -75,7 +76,7 @@ _RENAMES = (
 class Folder:
     """What is read of a folder of diffusers: of the transformer alone, or of a pipeline with its scheduler.
 
-    config: of the transformer; tensors: its weights, on the CPU; stored: our passport, if it is an export of ours;
+    config: of the transformer; tensors: its weights, on the CPU; stored: our metadata, if it is an export of ours;
     scheduler, vae: the configuration of each, if there; labels: the pipeline's names of classes by number.
     """
 
@@ -266,8 +267,8 @@ def pipeline_index(class_names: list[str]) -> dict[str, Any]:
     }
 
 
-def check_fits(passport: dict[str, Any], arguments: dict[str, Any]) -> None:
-    """ValueError, naming what does not fit, unless `CLASS` and a DDIMScheduler compute what a passport says."""
+def check_fits(metadata: Metadata, arguments: dict[str, Any]) -> None:
+    """ValueError, naming what does not fit, unless `CLASS` and a DDIMScheduler compute what the metadata say."""
     only = {
         "conditioning": ("adaln_zero",),
         "norm": ("layernorm",),
@@ -283,10 +284,10 @@ def check_fits(passport: dict[str, Any], arguments: dict[str, Any]) -> None:
         unfit.append(f"model.mlp_ratio={arguments['mlp_ratio']}")
     if arguments["num_classes"] < 1:
         unfit.append(f"model.num_classes={arguments['num_classes']}")
-    spec = passport["path"]
+    spec = metadata.path
     if spec["name"] not in _SCHEDULES or any(spec.get(key, value) != value for key, value in _COSINE.items()):
         unfit.append(f"path {spec['name']}")
-    if passport["kind"] not in _KINDS:
-        unfit.append(f"kind {passport['kind']}")
+    if metadata.kind not in _KINDS:
+        unfit.append(f"kind {metadata.kind}")
     if unfit:
         raise ValueError(f"to=diffusers has no {', '.join(unfit)}; its {CLASS} can only be the DiT of the paper")

@@ -1,4 +1,4 @@
-"""Ours, for others: one safetensors file with its passport, or a folder that diffusers' DiTPipeline loads."""
+"""Ours, for others: one safetensors file with its metadata, or a folder that diffusers' DiTPipeline loads."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ from pathlib import Path
 
 from dit.checkpoint import diffusers
 from dit.checkpoint.load import Loaded
-from dit.checkpoint.passport import Stored
+from dit.checkpoint.stored import Stored
 from dit.files import check_out, replaced, write_json
+from dit.model import DiT
 from dit.tensors import save_tensors
 
 _PIPELINE_NULL_LABEL = 10**3  # written into DiTPipeline, whatever its network
 
 
 def export_safetensors(loaded: Loaded, out: str | Path) -> None:
-    """Writes the weights of `loaded`, with the passport, which of them they are and their step as JSON metadata, to
-    `out`, which `load` reads.
+    """Writes the weights of `loaded`, with the metadata, which of them they are and their step as JSON in its header,
+    to `out`, which `load` reads.
 
     Raises ValueError where `out` is there already, is in no folder, or does not end in .safetensors.
     """
     check_out(out, ".safetensors")
-    save_tensors(out, loaded.network.state_dict(), _stored(loaded).metadata, key="out")
+    save_tensors(out, loaded.network.state_dict(), _stored(loaded).header, key="out")
 
 
 def export_diffusers(loaded: Loaded, out: str | Path, vae: str | Path | None = None) -> None:
@@ -36,8 +37,10 @@ def export_diffusers(loaded: Loaded, out: str | Path, vae: str | Path | None = N
     compute the network, path or kind.
     """
     check_out(out)
+    if not isinstance(loaded.network, DiT):
+        raise ValueError(f"to=diffusers takes a dit, this is a {loaded.metadata.network['name']}")
     arguments = loaded.network.arguments
-    diffusers.check_fits(loaded.passport, arguments)
+    diffusers.check_fits(loaded.metadata, arguments)
     if vae is not None and not (Path(vae) / diffusers.CONFIG).exists():
         raise ValueError(f"vae={vae} is no folder of diffusers: it has no {diffusers.CONFIG}")
     if not arguments["time_endpoint"]:
@@ -52,9 +55,9 @@ def export_diffusers(loaded: Loaded, out: str | Path, vae: str | Path | None = N
             f"wrong or fails with {arguments['num_classes']} classes; give it guidance_scale=1, or sample with ours",
             stacklevel=2,
         )
-    if loaded.network.trained_null_label is None:
+    if loaded.denoiser.null_label is None:
         warnings.warn(
-            "the network was trained without dropping labels (model.class_dropout=0), which DiTPipeline does not know: "
+            "the network was trained without dropping labels (dropout.class=0), which DiTPipeline does not know: "
             "guidance there would follow a row that nothing trained; give it guidance_scale=1",
             stacklevel=2,
         )
@@ -62,9 +65,9 @@ def export_diffusers(loaded: Loaded, out: str | Path, vae: str | Path | None = N
         for name in ("transformer", "scheduler"):
             (folder / name).mkdir(parents=True)
         tensors = diffusers.to_diffusers(loaded.network.state_dict(), arguments)
-        save_tensors(folder / "transformer" / diffusers.WEIGHTS, tensors, _stored(loaded).metadata)
+        save_tensors(folder / "transformer" / diffusers.WEIGHTS, tensors, _stored(loaded).header)
         write_json(folder / "transformer" / diffusers.CONFIG, diffusers.transformer_config(arguments))
-        scheduler = diffusers.scheduler_config(loaded.passport["path"], loaded.passport["kind"])
+        scheduler = diffusers.scheduler_config(loaded.metadata.path, loaded.metadata.kind)
         write_json(folder / "scheduler" / diffusers.SCHEDULER_CONFIG, scheduler)
         write_json(folder / diffusers.INDEX, diffusers.pipeline_index(loaded.class_names))
         if vae is not None:
@@ -72,4 +75,4 @@ def export_diffusers(loaded: Loaded, out: str | Path, vae: str | Path | None = N
 
 
 def _stored(loaded: Loaded) -> Stored:
-    return Stored(loaded.passport, loaded.weights, loaded.step)
+    return Stored(loaded.metadata, loaded.weights, loaded.step)

@@ -10,10 +10,12 @@ from typing import Any
 
 from dit.checkpoint import diffusers
 from dit.checkpoint.load import AS_GIVEN, Loaded, build, check_weights
+from dit.checkpoint.metadata import Metadata
 from dit.checkpoint.reference import FAMILIES, as_written, convert, read_weights
 from dit.checkpoint.settings import published_jit, read_meaning
 from dit.checkpoint.shapes import Told
 from dit.diffusion import Denoiser, DiscreteVP, GaussianPath
+from dit.model import DiT, class_of
 
 SOURCES = (*FAMILIES, "diffusers")
 
@@ -38,7 +40,7 @@ def import_loaded(
     class_names: Sequence[str] | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> Loaded:
-    """The network of somebody else's checkpoint, with a passport of ours.
+    """The network of somebody else's checkpoint, with metadata of ours.
 
     source: "dit", "sit", "repa", "lightningdit" or "jit", whose `file` is a state dict or a training checkpoint; or
     "diffusers", whose `file` is the folder of a DiTTransformer2DModel, or of the pipeline it is in. weights: "ema", or
@@ -69,7 +71,7 @@ def import_loaded(
     tensors, left_out = as_written(family, tensors)
     if left_out:
         said.append(f"left out {len(left_out)} tensors {family.left_out}* of {file}, which only training needs")
-    arguments, state = convert(file, family, tensors, meaning, told)
+    arguments, state, dropout = convert(file, family, tensors, meaning, told)
     if source == "jit" and "noise_scale" not in options and (path := published_jit(file, arguments["image_size"])):
         meaning = replace(meaning, path=path)
         said.append(f"{file} does not say its noise_scale: {path.noise_scale:g} is taken, as published at 512 pixels")
@@ -78,20 +80,24 @@ def import_loaded(
     normalisation = {"name": "Latents", "scale": meaning.scale}
     if meaning.scale is None:
         normalisation = _normalisation(arguments["channels"], _SD_SCALE if source in _OF_SD else None)
-    passport = _passport(arguments, meaning.path, meaning.kind, normalisation, source, class_names)
-    return _complete(build(state, passport, weights, 0))
+    metadata = _metadata(arguments, meaning.path, meaning.kind, normalisation, source, class_names, dropout)
+    return _complete(build(state, metadata, weights, 0))
 
 
 def _import_folder(folder: Path, weights: str, class_names: Sequence[str] | None) -> Loaded:
     found = diffusers.read_folder(folder)
     if found.stored is not None:
-        stored, passport = found.stored, found.stored.passport
+        stored, metadata = found.stored, found.stored.metadata
         check_weights(weights, stored.weights)
         if class_names is not None:
-            names = _class_names(class_names, passport["data"]["num_classes"])
-            passport = passport | {"data": passport["data"] | {"class_names": names}}
-        state = diffusers.from_diffusers(folder, found.tensors, passport["model"])
-        return build(state, passport, stored.weights, stored.step)
+            metadata = replace(metadata, class_names=_class_names(class_names, metadata.num_classes))
+        dit, arguments = class_of(metadata.network, "the metadata's network")
+        if dit is not DiT:
+            raise ValueError(
+                f"checkpoint={folder} is said to be a {metadata.network['name']}, where diffusers has a dit"
+            )
+        state = diffusers.from_diffusers(folder, found.tensors, arguments)
+        return build(state, metadata, stored.weights, stored.step)
     check_weights(weights, AS_GIVEN)
     arguments = diffusers.arguments_of(folder, found.config)
     state = diffusers.from_diffusers(folder, found.tensors, arguments)
@@ -106,33 +112,34 @@ def _import_folder(folder: Path, weights: str, class_names: Sequence[str] | None
     labels = [str(label) for label in range(arguments["num_classes"])]
     if class_names is None and all(label in found.labels for label in labels):
         class_names = [found.labels[label] for label in labels]
-    passport = _passport(arguments, path, kind, normalisation, "diffusers", class_names)
-    return _complete(build(state, passport, AS_GIVEN, 0))
+    metadata = _metadata(arguments, path, kind, normalisation, "diffusers", class_names)
+    return _complete(build(state, metadata, AS_GIVEN, 0))
 
 
-def _passport(
+def _metadata(
     arguments: dict[str, Any],
     path: GaussianPath,
     kind: str,
-    normalisation: dict[str, Any],
+    codec: dict[str, Any],
     source: str,
     class_names: Sequence[str] | None,
-) -> dict[str, Any]:
-    facts = {key: arguments[key] for key in ("image_size", "channels", "num_classes")}
-    facts |= {"class_names": _class_names(class_names, facts["num_classes"]), "normalisation": normalisation}
-    return {
-        "model": arguments,
-        "path": path.spec,
-        "kind": kind,
-        "sigma_data": 1.0,
-        "data": facts,
-        "config": {"imported_from": source},
-    }
+    dropout: float = 0.1,
+) -> Metadata:
+    return Metadata(
+        network={"name": "dit", **arguments},
+        path=path.spec,
+        kind=kind,
+        **{key: arguments[key] for key in ("image_size", "channels", "num_classes")},
+        class_names=_class_names(class_names, arguments["num_classes"]),
+        codec=codec,
+        dropout={"class": dropout},
+        config={"imported_from": source},
+    )
 
 
 def _complete(loaded: Loaded) -> Loaded:
     """With the arguments that the shapes did not have to tell."""
-    return replace(loaded, passport=loaded.passport | {"model": loaded.network.arguments})
+    return replace(loaded, metadata=replace(loaded.metadata, network=loaded.network.spec))
 
 
 def _class_names(given: Sequence[str] | None, count: int) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 import zipfile
 from collections.abc import Iterable, Sequence
@@ -14,29 +13,29 @@ import torch
 from torch import Tensor
 
 from dit.checkpoint.differences import check_names
-from dit.checkpoint.passport import check_passport, read_safetensors
+from dit.checkpoint.metadata import Metadata
 from dit.checkpoint.snapshots import reconstruct
-from dit.checks import check_arguments, check_whole, shown
+from dit.checkpoint.stored import read_safetensors
+from dit.checks import check_whole, shown
 from dit.diffusion import Denoiser, path_from_spec
-from dit.model import DiT, check_compile
+from dit.model import Network, check_compile, class_of
 
 AS_GIVEN = "as given"  # weights of which their file does not say whether they are averages
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"  # what a run keeps: the newest checkpoint, and the one before
 
 _LENGTH = "length "  # begins the names of power-function averages
-_ENTRIES = ("state_dict", "ema", "passport")
-_MOST_TOKENS = 1 << 18
+_ENTRIES = ("state_dict", "ema")
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A network ready to sample, with its passport. `weights` says which it has: "raw", "ema <decay>" or "ema length
+    """A network ready to sample, with its metadata. `weights` says which it has: "raw", "ema <decay>" or "ema length
     <length>"; of an imported one also "ema", or "as given" where its file does not say."""
 
-    network: DiT
+    network: Network
     denoiser: Denoiser
-    passport: dict[str, Any]
+    metadata: Metadata
     weights: str
     step: int
 
@@ -47,7 +46,7 @@ class Loaded:
             raise ValueError(f"precision must be 32-true or bf16-true, got {precision!r}")
         check_compile(compile)
         if compile is not None:
-            self.network.compile_blocks(compile)
+            self.network.compile_in_place(compile)
         if precision == "32-true":
             return self
         self.network.to(torch.bfloat16)
@@ -56,28 +55,28 @@ class Loaded:
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of one sample."""
-        return self.network.channels, self.network.image_size, self.network.image_size
+        return self.network.sample_shape
 
     @property
     def class_names(self) -> list[str]:
         """One name per label of the network; empty where it is unconditional."""
-        return self.passport["data"]["class_names"][: self.network.num_classes]
+        return self.metadata.class_names[: self.network.num_classes]
 
     @property
     def pictures(self) -> dict[str, Any]:
-        """What its passport says of the pictures it was trained on. ValueError for a network that came from elsewhere,
+        """What its metadata say of the pictures it was trained on. ValueError for a network that came from elsewhere,
         and for one of latents."""
-        if not self.passport["pictures"]:
+        if not self.metadata.pictures:
             raise ValueError(
                 "this checkpoint was not trained here: it names no pictures to score samples against; "
                 "real=... may name some"
             )
-        if self.passport["data"]["normalisation"].get("name") == "Latents":
+        if self.metadata.codec.get("name") == "Latents":
             raise ValueError(
                 "this model was trained on latents: there are no pictures to score samples against; real=... may name "
                 "some"
             )
-        return self.passport["pictures"]
+        return self.metadata.pictures
 
     def labels(self, classes: Sequence[int | str] | int | str | None, per_class: int) -> list[int] | None:
         """`per_class` labels of each of `classes` (labels or names; all if None), class by class.
@@ -132,7 +131,7 @@ def load(
         _check_file(file, key)
         stored, state = read_safetensors(file, key)
         check_weights(weights, stored.weights)
-        return build(state, stored.passport, stored.weights, stored.step, device)
+        return build(state, stored.metadata, stored.weights, stored.step, device)
     contents = read(file, key)
     averages, step = contents["ema"]["averages"], contents.get("global_step", 0)
     chosen = next(iter(averages)) if weights == "ema" else _named(weights, averages)
@@ -147,7 +146,7 @@ def load(
         state, weights = made.state(), made.stored.weights
     else:
         raise ValueError(f"weights must be ema, raw or one of {', '.join(averages)}, got {weights!r}")
-    return build(state, contents["passport"], str(weights), step, device)
+    return build(state, contents["metadata"], str(weights), step, device)
 
 
 def _named(weights: str | float, names: Iterable[str]) -> str | None:
@@ -171,43 +170,39 @@ def check_weights(asked: str | float, stored: str) -> None:
 
 
 def build(
-    state: dict[str, Tensor], passport: dict[str, Any], weights: str, step: int, device: str | torch.device = "cpu"
+    state: dict[str, Tensor], metadata: Metadata, weights: str, step: int, device: str | torch.device = "cpu"
 ) -> Loaded:
-    """The network and the denoiser that `passport` describes, with the weights `state`, in evaluation mode.
+    """The network and the denoiser that `metadata` describe, with the weights `state`, in evaluation mode.
 
-    ValueError where the two do not fit, or where this version does not know what the passport says of the network.
+    ValueError where the two do not fit, or where this version does not know what the metadata say of the network.
     """
-    passport = check_passport(passport)
-    network = _network(passport["model"], state)
+    network = _network(metadata.network, state)
     network.load_state_dict(state)
     network.eval().requires_grad_(False).to(device)
     denoiser = Denoiser(
         network,
-        path_from_spec(passport["path"]),
-        passport["kind"],
-        network.trained_null_label,
-        sigma_data=passport["sigma_data"],
-        learned_variance=network.arguments["learn_variance"],
+        path_from_spec(metadata.path),
+        metadata.kind,
+        metadata.null_label(network),
+        sigma_data=metadata.sigma_data,
+        learned_variance=network.learns_variance,
+        optional=metadata.optional(network),
     )
-    return Loaded(network, denoiser, passport, weights, step)
+    return Loaded(network, denoiser, metadata, weights, step)
 
 
-def _network(arguments: dict[str, Any], state: dict[str, Tensor]) -> DiT:
-    """The network of a passport, which takes memory only when the shapes of `state` are found to be its own."""
-    known = inspect.signature(DiT).parameters.keys() - {"attention", "activation_checkpointing"}  # those of a run
-    if unknown := sorted(arguments.keys() - known):
-        raise ValueError(f"the checkpoint is of another version: its passport has model.{', model.'.join(unknown)}")
-    check_arguments("the passport's model", DiT, arguments)
-    depth, patch_size = arguments.get("depth", 1), arguments.get("patch_size", 2)
-    if depth > len(state):
-        raise ValueError(f"the passport's model has depth={depth:,}, but there are {len(state)} tensors")
-    # Positions follow from the number of tokens alone: no shape of a weight tells if they fit into memory.
-    if (tokens := (arguments["image_size"] // max(1, patch_size)) ** 2) > _MOST_TOKENS:
-        raise ValueError(f"the passport's model has {tokens:,} tokens a picture, of which {_MOST_TOKENS:,} are allowed")
+def _network(spec: dict[str, Any], state: dict[str, Tensor]) -> Network:
+    """The network of a spec, which takes memory only when the shapes of `state` are found to be its own."""
+    what = "the metadata's network"
+    network, arguments = class_of(spec, what)
+    try:
+        network.check_size(arguments, len(state))
+    except ValueError as error:
+        raise ValueError(f"{what} {error}") from error
     with torch.device("meta"):
-        shapes = {name: tuple(tensor.shape) for name, tensor in DiT(**arguments).state_dict().items()}
-    check_names("the checkpoint", "network of its passport", state, shapes)
-    return DiT(**arguments)
+        shapes = {name: tuple(tensor.shape) for name, tensor in network(**arguments).state_dict().items()}
+    check_names("the checkpoint", "network of its metadata", state, shapes)
+    return network(**arguments)
 
 
 def load_denoiser(file: str | Path, weights: str | float = "ema") -> Denoiser:
@@ -229,13 +224,14 @@ def read(file: str | Path, key: str = "checkpoint") -> dict[str, Any]:
     if file.suffix == ".safetensors":
         raise ValueError(f"{key}={file} holds weights and no run; give the path of a .ckpt file that train.py wrote")
     contents = unpickled(file, key)
-    if not isinstance(contents, dict) or not all(entry in contents for entry in _ENTRIES):
+    known = isinstance(contents, dict) and all(entry in contents for entry in _ENTRIES)
+    if not known or not ("metadata" in contents or "passport" in contents):
         raise ValueError(
-            f"{key}={file} is of another kind: it has no {', '.join(_ENTRIES)} as train.py writes them; files of "
-            "others are made ours by python -m dit.checkpoint import"
+            f"{key}={file} is of another kind: it has no {', '.join(_ENTRIES)}, metadata as train.py writes them; "
+            "files of others are made ours by python -m dit.checkpoint import"
         )
     try:
-        contents["passport"] = check_passport(contents["passport"])
+        contents["metadata"] = Metadata.in_checkpoint(contents)
         _check_weights(contents)
     except ValueError as error:
         raise ValueError(f"{key}={file} is damaged or of another version: {error}") from error

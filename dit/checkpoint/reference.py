@@ -139,8 +139,9 @@ def _with_shifts(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def convert(
     file: Path, family: Family, tensors: dict[str, Tensor], meaning: Meaning, told: Told
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The arguments of our network and its state dict, of what `read_weights` read and what it means.
+) -> tuple[dict[str, Any], dict[str, Tensor], float]:
+    """The arguments of our network, its state dict and the rate at which labels were dropped, of what `read_weights`
+    read and what it means.
 
     Raises ValueError, in one sentence, where the arguments cannot be told, or where the tensors are not those of a
     `family` network of these arguments.
@@ -182,7 +183,8 @@ def convert(
     if built["num_classes"] < arguments["num_classes"]:  # labels were never dropped, so no row stands for "no class"
         rows = state["label_embed.table.weight"]
         state["label_embed.table.weight"] = torch.cat([rows, rows.new_zeros(1, rows.shape[1])])
-    return arguments, state
+        return arguments, state, 0.0
+    return arguments, state, meaning.dropout
 
 
 def _theirs(name: str) -> str:

@@ -51,7 +51,7 @@ class Meaning:
     """What a network means by the options it was trained with.
 
     path, kind: of what it predicts. arguments: of our `DiT`, where options tell more than shapes. num_classes: if said.
-    scale: factor of latents, if said.
+    scale: factor of latents, if said. dropout: the rate at which labels were dropped.
     """
 
     path: GaussianPath
@@ -59,6 +59,7 @@ class Meaning:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     num_classes: int | None = None
     scale: float | None = None
+    dropout: float = 0.1
 
     @property
     def negated(self) -> bool:
@@ -208,7 +209,7 @@ def _lightningdit(options: Options) -> Meaning:
 def _jit(options: Options) -> Meaning:
     noise_scale = options.number("noise_scale", 1.0, 1e-30, 1e30, "a positive number")
     dropout = options.number("label_drop_prob", 0.1, 0.0, 1.0, "a number from 0 to 1")
-    return Meaning(_jit_path(noise_scale), "x0", {"class_dropout": dropout}, options.count("class_num"))
+    return Meaning(_jit_path(noise_scale), "x0", num_classes=options.count("class_num"), dropout=dropout)
 
 
 def _jit_path(noise_scale: float) -> LinearFlow:

@@ -68,8 +68,6 @@ def arguments_of(
     }
     if rows not in (arguments["num_classes"], arguments["num_classes"] + 1):
         raise ValueError(f"num_classes={told.num_classes} does not fit the {rows} rows of the label table in {file}")
-    if rows == told.num_classes:
-        arguments["class_dropout"] = 0.0
     if modern:
         arguments |= {
             "norm": "rmsnorm" if "blocks.0.norm1.weight" in tensors else "layernorm",

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dit.checkpoint.passport import Stored, read_stored
 from dit.checkpoint.power import Fit, check_length, fit
+from dit.checkpoint.stored import Stored, read_stored
 from dit.tensors import TensorFile, open_tensors, save_tensors
 
 SNAPSHOTS = "ema"  # in that of a run
@@ -44,8 +44,8 @@ class Reconstruction:
 
     @property
     def stored(self) -> Stored:
-        """The passport of the result: that of the last snapshot, with the weights it stands for."""
-        return Stored(self.snapshots[-1].stored.passport, f"ema length {self.length}", self.step)
+        """The metadata of the result: that of the last snapshot, with the weights it stands for."""
+        return Stored(self.snapshots[-1].stored.metadata, f"ema length {self.length}", self.step)
 
     def state(self) -> dict[str, Tensor]:
         """The weights, in float32, summed in float64; one tensor of one snapshot is in memory at a time."""
@@ -65,7 +65,7 @@ def write_snapshot(folder: Path, average: dict[str, Tensor], stored: Stored, dty
     a file of the same step and length as a whole."""
     folder.mkdir(parents=True, exist_ok=True)
     name = f"step_{stored.step:07d}_{stored.weights.removeprefix('ema ').replace(' ', '_')}.safetensors"
-    save_tensors(folder / name, {key: _rounded(tensor, dtype) for key, tensor in average.items()}, stored.metadata)
+    save_tensors(folder / name, {key: _rounded(tensor, dtype) for key, tensor in average.items()}, stored.header)
 
 
 def _rounded(tensor: Tensor, dtype: torch.dtype) -> Tensor:

@@ -1,7 +1,6 @@
-"""THE FORWARD PROCESS: paths, predictions, denoisers, training times and losses. Torch only; knows no network class."""
+"""THE FORWARD PROCESS: paths, predictions, denoisers and training times. Torch only; knows no network class."""
 
 from dit.diffusion.denoiser import Denoiser, Network
-from dit.diffusion.loss import MSE, CosineDirection, LearnedUncertainty, Loss, MinSNR
 from dit.diffusion.path import (
     Coefficients,
     GaussianPath,
@@ -23,25 +22,18 @@ from dit.diffusion.times import (
     spread,
     token_shift,
 )
-from dit.diffusion.vlb import HybridVLB
 
 __all__ = [
     "KINDS",
-    "MSE",
     "Coefficients",
-    "CosineDirection",
     "Denoiser",
     "DiscreteVP",
     "GaussianPath",
-    "HybridVLB",
     "Kind",
-    "LearnedUncertainty",
     "LinearFlow",
     "LogNormalSigma",
     "LogUniformSigma",
     "LogitNormal",
-    "Loss",
-    "MinSNR",
     "Network",
     "Prediction",
     "Shifted",

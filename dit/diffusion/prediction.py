@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal, cast, get_args
 
 import torch
@@ -62,6 +63,7 @@ class Prediction:
     native: [B, *D] what the network returned; kind: its meaning; x: [B, *D]; coefficients: at t, scalar or [B].
     sigma_data: of the kind "edm", else without meaning. variance: [B, *D], where a network learned one, its second
     half: -1 to 1 from the smallest to the largest log-variance of a reverse step (Nichol and Dhariwal 2021, eq. 15).
+    features, losses: what else the network returned, by name, where an objective asked.
     """
 
     native: Tensor
@@ -70,6 +72,8 @@ class Prediction:
     coefficients: Coefficients
     sigma_data: float = 1.0
     variance: Tensor | None = None
+    features: Mapping[str, Tensor] = field(default_factory=dict)
+    losses: Mapping[str, Tensor] = field(default_factory=dict)
 
     def parts(self, kind: Kind) -> tuple[Weight, Weight]:
         """(a, b) of `kind` here, broadcasting over x; see the function of this name."""

@@ -25,11 +25,11 @@ def versions() -> dict[str, str]:
 
 
 def network_of(denoiser: Denoise) -> dict[str, Any]:
-    """Of a denoiser, all that changes what it predicts: a digest of its weights, its arguments, its kind."""
+    """Of a denoiser, all that changes what it predicts: a digest of its weights, its spec, its kind."""
     network = getattr(denoiser, "network", None)
     return {
         "digest": digest_of(network) if isinstance(network, nn.Module) else None,
-        "arguments": getattr(network, "arguments", None),
+        "spec": getattr(network, "spec", None),
         **{key: getattr(denoiser, key, None) for key in ("kind", "sigma_data")},
     }
 

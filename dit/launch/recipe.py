@@ -1,15 +1,13 @@
-"""WHAT A RECIPE OR A COMMAND LINE SAYS OF A PART, brought to where the part takes it."""
+"""WHAT A RECIPE SAYS OF A PART goes away with the part."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable
 from typing import Any
 
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 RECIPES = "experiment", "debug"
@@ -17,25 +15,15 @@ THE_RUNS = ("data",)  # size of pictures and batch
 
 
 def settled(config: DictConfig) -> DictConfig:
-    """The unresolved configuration of the job that Hydra is running, in which
+    """The unresolved configuration of the job that Hydra is running, in which what a recipe sets for a part is gone
+    where the command line chose another part: `experiment=digits guidance=tnr` is TNR as configs/guidance has it,
+    though the recipe has a `guidance.scale`. A recipe's `data` stay.
 
-    - what a recipe sets for a part is gone where the command line chose another part: `experiment=digits guidance=tnr`
-      is TNR as configs/guidance has it, though the recipe has a `guidance.scale`;
-    - a value that a rule has no argument for is that of the rule in it: `guidance=tnr guidance.scale=2`.
-
-    A recipe's `data` stay. ValueError for a value that was typed for a part which has none of that name.
+    ValueError for a value that was typed for a part which has none of that name.
     """
     with open_dict(config):
         for key, node in _chosen_anew(config).items():
             config[key] = node
-        moved: dict[str, str] = {}
-        for key in [str(key) for key in config]:
-            if not OmegaConf.is_missing(config, key) and not OmegaConf.is_interpolation(config, key):
-                moved |= _reach(config[key], key)
-        for key, value in _written_out(config).items():
-            for old, new in moved.items():  # out='mine/${guidance.scale}'
-                if isinstance(value, str) and f"${{{old}}}" in value:
-                    config[key] = value = value.replace(f"${{{old}}}", f"${{{new}}}")
     return config
 
 
@@ -69,20 +57,6 @@ def _chosen_anew(config: DictConfig) -> dict[str, DictConfig]:
 def _buries(node: Any, bare: Any) -> bool:
     """Whether a plain value stands where a part was."""
     return isinstance(bare, dict) and any(_target(part) and not _target(node[key]) for key, part in bare.items())
-
-
-def _reach(node: Any, path: str) -> dict[str, str]:
-    """Old and new places of what it moves inwards."""
-    inner = node.get("inner") if isinstance(node, DictConfig) else None
-    if not isinstance(inner, DictConfig) or "_target_" not in node:
-        return {}
-    takes = inspect.signature(get_object(node["_target_"])).parameters
-    keys = [str(key) for key in node if not str(key).startswith("_") and key not in takes]
-    for key in keys:
-        inner[key] = node[key]
-        del node[key]
-    further = _reach(inner, f"{path}.inner")
-    return {f"{path}.{key}": further.get(f"{path}.inner.{key}", f"{path}.inner.{key}") for key in keys}
 
 
 def _key(override: str) -> str:

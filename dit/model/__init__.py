@@ -1,5 +1,17 @@
 """THE NETWORK. Tensors only: no diffusion, no Lightning, no configuration."""
 
 from dit.model.dit import DiT, check_compile
+from dit.model.network import Condition, Network, Output, blocks_of, class_of, name_of, network_from_spec, register
 
-__all__ = ["DiT", "check_compile"]
+__all__ = [
+    "Condition",
+    "DiT",
+    "Network",
+    "Output",
+    "blocks_of",
+    "check_compile",
+    "class_of",
+    "name_of",
+    "network_from_spec",
+    "register",
+]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dit.model.count import count
+from dit.model.dit import DiT
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -28,7 +29,8 @@ def presets() -> dict[str, dict[str, Any]]:
         family = {file.stem: read(file.stem) | pictures for file in files if file.stem not in found}
         found |= dict(sorted(family.items(), key=lambda item: item[1]["hidden_size"]))
     for options in found.values():
-        del options["_target_"], options["augment_dim"]  # which the data tell
+        for key in ("_target_", "augment_dim", *DiT.RUN_ARGUMENTS):  # which the data or a run tell
+            options.pop(key, None)
     return found
 
 
@@ -45,7 +47,7 @@ def main(given: list[str] | None = None) -> None:
     lines = [f"{'model':<18}{'picture':<16}{'patch':>5}{'tokens':>8}{'parameters':>13}{'GFLOPs':>9}"]
     for name, options in rows.items():
         try:
-            parameters, gflops = count(**options)
+            parameters, gflops = count({"name": "dit", **options})
         except ValueError as error:
             sys.exit(f"error: {name}: {error}")
         side, patch = options["image_size"], options["patch_size"]

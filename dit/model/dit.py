@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,19 +16,22 @@ from dit.model.block import FinalLayer, Modulation, Parts
 from dit.model.conditioning import CONDITIONINGS, ClassTokens
 from dit.model.embed import BottleneckEmbed, LabelEmbed, TimeEmbed, patchify, unpatchify
 from dit.model.mlp import MLPS
+from dit.model.network import Condition, Network, Output, register
 from dit.model.norm import NORMS, make_norm
 from dit.model.position import POSITIONS, AddedPosition, AxialRotary, unrotated_before
 
-_NOT_ARGUMENTS = ("self", "__class__", "attention", "activation_checkpointing")  # the last two belong to a run
+_MOST_TOKENS = 1 << 18
+NONE: Mapping[str, Tensor] = {}
 
 
-class DiT(nn.Module):
+@register("dit")
+class DiT(Network):
     """Class-conditional diffusion transformer (Peebles and Xie 2023), and what its family changed, one axis a change.
 
     image_size: pixels (or latents) a side. channels: of the picture. patch_size: pixels a side of a token.
-    hidden_size: width W of the tokens. num_classes: real classes; 0 is an unconditional model. class_dropout: the rate
-    at which a label is replaced by the null label in training; the null row exists at every rate, so shapes never
-    depend on it. learn_variance: output 2C channels, the second half for a learned variance.
+    hidden_size: width W of the tokens. num_classes: real classes, of which the table of labels has a row each
+    and one more for "no class"; 0 is an unconditional model. learn_variance: output 2C channels, the second half for a
+    learned variance.
 
     The axes: conditioning, norm, mlp and position are names, listed in the file of that name; `mlp_ratio` is the MLP's
     inner width over W, of which SwiGLU takes two thirds. qk_norm: normalise queries and keys. num_kv_heads: fewer than
@@ -38,11 +42,14 @@ class DiT(nn.Module):
     qk_norm_eps: epsilon of the norms of queries and keys; 1e-5 where others use PyTorch's LayerNorm as it comes.
 
     attention: a kernel of `attention.py`. activation_checkpointing: recompute every n-th block in the backward pass,
-    trading time for memory: 1 for every block, 0 for none. Neither is part of `arguments`, from which a checkpoint
-    rebuilds the network.
+    trading time for memory: 1 for every block, 0 for none. Neither is part of `spec`, from which a checkpoint rebuilds
+    the network.
 
     Raises ValueError where these do not fit together.
     """
+
+    RUN_ARGUMENTS = ("attention", "activation_checkpointing")
+    LABEL_TABLE = "label_embed.table.weight"
 
     def __init__(
         self,
@@ -54,7 +61,6 @@ class DiT(nn.Module):
         depth: int = 12,
         num_heads: int = 6,
         mlp_ratio: float = 4.0,
-        class_dropout: float = 0.1,
         learn_variance: bool = False,
         conditioning: str = "adaln_zero",
         norm: str = "layernorm",
@@ -72,17 +78,16 @@ class DiT(nn.Module):
         attention: str = "sdpa",
         activation_checkpointing: int = 0,
     ):
-        arguments: dict[str, Any] = {key: value for key, value in locals().items() if key not in _NOT_ARGUMENTS}
         super().__init__()
-        _check(**arguments)
+        _check(**self.arguments)
         if not isinstance(activation_checkpointing, int) or activation_checkpointing < 0:
             raise ValueError(
                 f"model.activation_checkpointing must be 0, or n for every n-th block, got {activation_checkpointing!r}"
             )
-        self.arguments = arguments
+        self.sample_shape = (channels, image_size, image_size)
         self.image_size, self.channels, self.num_classes = image_size, channels, num_classes
         self.patch_size, self.class_tokens_from, self.augment_dim = patch_size, class_tokens_from, augment_dim
-        self.class_dropout, self.activation_checkpointing = class_dropout, activation_checkpointing
+        self.activation_checkpointing = activation_checkpointing
 
         side, head_dim = image_size // patch_size, hidden_size // num_heads
         self.num_tokens = side * side
@@ -112,7 +117,7 @@ class DiT(nn.Module):
         self.time_embed = TimeEmbed(hidden_size, endpoint=time_endpoint)
         # Without bias: the condition of a picture that was not augmented is zero and adds nothing.
         self.augment_embed = nn.Linear(augment_dim, hidden_size, bias=False) if augment_dim else None
-        self.label_embed = LabelEmbed(num_classes, hidden_size, class_dropout)
+        self.label_embed = LabelEmbed(num_classes, hidden_size)
         self.class_tokens = ClassTokens(hidden_size, class_tokens) if class_tokens else None
         self.conditioning = CONDITIONINGS[conditioning](hidden_size)
         self.blocks = nn.ModuleList(self.conditioning.block(parts) for _ in range(depth))
@@ -142,7 +147,7 @@ class DiT(nn.Module):
                 nn.init.zeros_(module.linear.weight)
         nn.init.zeros_(self.final.linear.weight)
 
-    def compile_blocks(self, backend: str) -> None:
+    def compile_in_place(self, backend: str) -> None:
         """torch.compile of every block, in place: names stay, and blocks of one shape share what is compiled.
 
         What this process compiled before is dropped, and compiles again where it is still called.
@@ -155,26 +160,39 @@ class DiT(nn.Module):
             block.compile(backend=backend, fullgraph=True, options=options)
 
     @property
-    def null_label(self) -> int:
-        """The label of "no class"."""
-        return self.num_classes
+    def conditions(self) -> dict[str, Condition]:
+        return {"augment": Condition((self.augment_dim,), built_in=True)} if self.augment_dim else {}
 
     @property
-    def trained_null_label(self) -> int | None:
-        """The null label if training ever used it, else None: what a Denoiser should be told."""
-        return self.null_label if self.num_classes == 0 or self.class_dropout > 0 else None
+    def features(self) -> tuple[str, ...]:
+        """Tokens [B, N, W] after each block: "block_0", ..."""
+        return tuple(f"block_{number}" for number in range(len(self.blocks)))
+
+    @classmethod
+    def check_size(cls, arguments: Mapping[str, Any], tensors: int) -> None:
+        depth, patch_size = arguments.get("depth", 1), arguments.get("patch_size", 2)
+        if depth > tensors:
+            raise ValueError(f"has depth={depth:,}, but there are {tensors} tensors")
+        # Positions follow from the number of tokens alone: no shape of a weight tells if they fit into memory.
+        if (count := (arguments["image_size"] // max(1, patch_size)) ** 2) > _MOST_TOKENS:
+            raise ValueError(f"has {count:,} tokens a picture, of which {_MOST_TOKENS:,} are allowed")
+
+    @property
+    def learns_variance(self) -> bool:
+        return self.arguments["learn_variance"]
 
     def forward(
         self,
         x: Tensor,
         time: Tensor,
         labels: Tensor | None = None,
-        drop: Tensor | None = None,
         augment: Tensor | None = None,
-    ) -> Tensor:
+        absent: Mapping[str, Tensor] = NONE,
+        features: Sequence[str] = (),
+    ) -> Tensor | Output:
         """x: [B, C, H, W]; time: [B] as the path's `network_time` tells it; labels: [B] in 0 ... num_classes, or None
-        for "no class"; drop: [B] bool, which labels to replace by the null label, drawn in training if not given;
-        augment: [B, augment_dim], how the pictures were augmented, None for not at all."""
+        for "no class"; augment: [B, augment_dim], how the pictures were augmented, None for not at all, as in the rows
+        where `absent["augment"]` [B] holds; features: what else to return, in an `Output`."""
         height, width = x.shape[-2:]
         if x.shape[1:] != (self.channels, self.image_size, self.image_size):
             raise ValueError(
@@ -188,11 +206,14 @@ class DiT(nn.Module):
         if self.position is not None:
             tokens = self.position(tokens)  # [B, N, W]
         rotation = self.rotary() if self.rotary is not None else None  # [N, D] twice
-        label = self.label_embed(labels, len(x), drop)  # [B, W]
+        label = self.label_embed(labels, len(x))  # [B, W]
         moment = self.time_embed(time)  # [B, W]
         if self.augment_embed is not None and augment is not None:
+            if (unknown := absent.get("augment")) is not None:
+                augment = augment.masked_fill(unknown[:, None], 0)  # [B, augment_dim]
             moment = moment + self.augment_embed(augment.to(self.augment_embed.weight.dtype))  # [B, W]
         condition = self.conditioning(moment, label)
+        found: dict[str, Tensor] = {}
         for index, block in enumerate(self.blocks):
             if index == 0 and condition.tokens is not None:
                 tokens, rotation = _prepend(condition.tokens, tokens, rotation)  # [B, M + N, W]
@@ -203,8 +224,11 @@ class DiT(nn.Module):
                 tokens = checkpoint(block, tokens, condition.block, rotation, use_reentrant=False)  # [B, M + N, W]
             else:
                 tokens = block(tokens, condition.block, rotation)  # [B, M + N, W]
+            if (name := f"block_{index}") in features:
+                found[name] = tokens[:, -self.num_tokens :]  # [B, N, W]
         values = self.final(tokens[:, -self.num_tokens :], condition.final)  # [B, N, p p C]
-        return unpatchify(values, self.patch_size, height, width)  # [B, C, H, W]
+        native = unpatchify(values, self.patch_size, height, width)  # [B, C, H, W]
+        return Output(native, found, {}) if features else native  # [B, C, H, W]
 
 
 def check_compile(backend: str | None) -> None:
@@ -237,10 +261,6 @@ def _check(**arguments: Any) -> None:
         value = arguments[key]
         if not isinstance(value, int | float) or not max(smallest, 1e-30) <= value < math.inf:
             raise ValueError(f"model.{key} must be a positive number, got {value!r}")
-    dropout = arguments["class_dropout"]
-    if not isinstance(dropout, int | float) or not 0 <= dropout <= 1:
-        raise ValueError(f"model.class_dropout must be in [0, 1], got {dropout!r}")
-
     width, heads, kv_heads = (arguments[key] for key in ("hidden_size", "num_heads", "num_kv_heads"))
     if arguments["image_size"] % arguments["patch_size"]:
         raise ValueError(

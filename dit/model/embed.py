@@ -59,22 +59,15 @@ class TimeEmbed(nn.Module):
 
 
 class LabelEmbed(nn.Module):
-    """One row per class and, always, one more for "no class": row `num_classes`.
+    """One row per class and, always, one more for "no class": row `num_classes`."""
 
-    In training each label is replaced by the null label with probability `dropout`, sample by sample.
-    """
-
-    def __init__(self, num_classes: int, hidden_size: int, dropout: float):
+    def __init__(self, num_classes: int, hidden_size: int):
         super().__init__()
         self.table = nn.Embedding(num_classes + 1, hidden_size)
-        self.num_classes, self.dropout = num_classes, dropout
+        self.num_classes = num_classes
 
-    def forward(self, labels: Tensor | None, batch: int, drop: Tensor | None = None) -> Tensor:
-        """labels: [B], or None for "no class" everywhere; drop: [B] bool, which to replace, drawn if not given."""
+    def forward(self, labels: Tensor | None, batch: int) -> Tensor:
+        """labels: [B], or None for "no class" everywhere."""
         if labels is None or self.num_classes == 0:
             labels = torch.full((batch,), self.num_classes, device=self.table.weight.device)  # [B]
-        elif drop is None and self.training and self.dropout > 0:
-            drop = torch.rand(batch, device=labels.device) < self.dropout  # [B]
-        if drop is not None:
-            labels = torch.where(drop, self.num_classes, labels)  # [B]
         return self.table(labels)  # [B, W]

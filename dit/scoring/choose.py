@@ -129,12 +129,13 @@ def check_same(loaded: Loaded, data: Pictures | None) -> None:
     """ValueError where `data` are other pictures than the model was trained on, or, of latents, other classes."""
     if data is None:
         return
-    ours = loaded.passport["data"]
-    sizes = () if ours["normalisation"]["name"] == "Latents" else ("image_size", "channels")
+    ours = loaded.metadata
+    sizes = () if ours.codec["name"] == "Latents" else ("image_size", "channels")
     for key in (*sizes, "class_names"):
-        if data.facts[key] != ours[key]:
+        if data.facts[key] != getattr(ours, key):
             raise ValueError(
-                f"the real pictures have {key}={data.facts[key]}, but the checkpoint was trained on {ours[key]}"
+                f"the real pictures have {key}={data.facts[key]}, but the checkpoint was trained on "
+                f"{getattr(ours, key)}"
             )
 
 

@@ -104,9 +104,15 @@ class OnlineScore(Callback):
 
     def _score(self, trainer: Trainer, module: DiTModule) -> None:
         network, name = module.network, module.ema.names[0]
-        shape = network.channels, network.image_size, network.image_size
         decode = trainer.datamodule.codec.decode  # type: ignore[attr-defined]
-        parts = network.num_classes, shape, decode, f"ema {name}", trainer.global_step, ["step", trainer.global_step]
+        parts = (
+            network.num_classes,
+            network.sample_shape,
+            decode,
+            f"ema {name}",
+            trainer.global_step,
+            ["step", trainer.global_step],
+        )
         source, share = Source(module.denoiser, self.labels, *parts), self._share(trainer, module)
         cache = self.file.parent / f".scores-{trainer.global_rank if share.size == 1 else 'of-all'}"
         with module.ema_weights():

@@ -65,13 +65,13 @@ class Samples:
         for guidance in guidances:
             check_told(replace(sampler, guidance=guidance), share.size)
             guidance.check(loaded.denoiser, None if labels is None else torch.tensor(labels))
-        codec = codec_from_spec(loaded.passport["data"]["normalisation"], options["vae"])
+        codec = codec_from_spec(loaded.metadata.codec, options["vae"])
         computing = {
             **{key: options[key] for key in ("precision", "compile", "batch_size")},
             "device": torch.device(share.device).type,
         }
         decoder = None if isinstance(codec, Pixels) else codec.autoencoder.hash
-        kept = {key: loaded.passport[key] for key in ("model", "path", "kind", "sigma_data")}
+        kept = {key: getattr(loaded.metadata, key) for key in ("network", "path", "kind", "sigma_data", "adapters")}
         identity = [digest_of(loaded.network), kept, codec.spec, decoder, computing]
         parts = loaded.network.num_classes, loaded.shape, codec.decode, loaded.weights, loaded.step, identity
         source = Source(loaded.denoiser, options["labels"], *parts)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,23 +25,34 @@ class Passes:
         found: dict[Pass, Prediction] = {}
         for name, network in self._networks.items():
             labels = {p: _labels(p, network, stage) for p in wanted if p.network == name}
-            # A network that has no label for "no class" is asked for it in a call of its own.
-            apart = any(rows is None for rows in labels.values())
-            groups = [[p] for p in labels] if apart else [list(labels)]
-            for group in filter(None, groups):
+            for group in _together(labels, network, stage):
                 rows = [rows for rows in map(labels.__getitem__, group) if rows is not None]
                 x = stage.x if len(group) == 1 else torch.cat([stage.x] * len(group))  # [K B, *D]
-                answer = self._run(name, x, stage.t, torch.cat(rows) if rows else None)
+                told, absent = _told(group, network, stage)
+                answer = self._run(name, x, stage.t, torch.cat(rows) if rows else None, told, absent)
                 found |= {p: _part(answer, stage.x, place) for place, p in enumerate(group)}
         return found
 
-    def _run(self, name: str, x: Tensor, t: Tensor, labels: Tensor | None) -> Prediction:
+    def _run(
+        self,
+        name: str,
+        x: Tensor,
+        t: Tensor,
+        labels: Tensor | None,
+        conditions: Mapping[str, Tensor],
+        absent: Mapping[str, Tensor],
+    ) -> Prediction:
         self.rows[name] += len(x)
         size, network = self._max_rows or len(x), self._networks[name]
+
+        def piece(rows: slice) -> Prediction:
+            told = {key: value[rows] for key, value in conditions.items()}
+            flags = {"absent": {key: value[rows] for key, value in absent.items()}} if absent else {}
+            return network(x[rows], t, None if labels is None else labels[rows], **told, **flags)
+
         if len(x) <= size:
-            return network(x, t, labels)
-        starts = range(0, len(x), size)
-        pieces = [network(x[i : i + size], t, None if labels is None else labels[i : i + size]) for i in starts]
+            return piece(slice(None))
+        pieces = [piece(slice(i, i + size)) for i in range(0, len(x), size)]
         variances = [piece.variance for piece in pieces if piece.variance is not None]
         return replace(
             pieces[0],
@@ -48,6 +60,40 @@ class Passes:
             x=x,
             variance=torch.cat(variances) if variances else None,
         )
+
+
+def names_for(network: Denoise, conditions: Iterable[str]) -> list[str]:
+    """Those of `conditions` that a network takes, in the order of their names; a weak one may know fewer."""
+    taken = getattr(network, "conditions", None)
+    return sorted(name for name in conditions if taken is None or name in taken)
+
+
+def _together(labels: Mapping[Pass, Tensor | None], network: Denoise, stage: Stage) -> list[list[Pass]]:
+    """Passes that one call can compute: a network that has no label for "no class", or that cannot be told which rows
+    lack a condition, is asked for those in calls of their own."""
+    flagged = getattr(network, "conditions", None) is not None
+    groups: dict[Any, list[Pass]] = {}
+    apart = any(rows is None for rows in labels.values())
+    for p in labels:
+        dropped = (
+            () if flagged else tuple(name for name in names_for(network, stage.conditions) if p.drops(name, network))
+        )
+        groups.setdefault((p if apart else None, dropped), []).append(p)
+    return list(groups.values())
+
+
+def _told(group: Sequence[Pass], network: Denoise, stage: Stage) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Conditions [K B, ...] of the rows of a group, and [K B] where they are dropped. What all drop is not given."""
+    told, absent = {}, {}
+    for name in names_for(network, stage.conditions):
+        dropped = [p.drops(name, network) for p in group]
+        if all(dropped):
+            continue
+        value = stage.conditions[name]
+        told[name] = value if len(group) == 1 else torch.cat([value] * len(group))  # [K B, ...]
+        if any(dropped):
+            absent[name] = torch.tensor(dropped, device=value.device).repeat_interleave(len(value))  # [K B]
+    return told, absent
 
 
 def _labels(which: Pass, network: Denoise, stage: Stage) -> Tensor | None:

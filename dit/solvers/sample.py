@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from itertools import pairwise
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch import Tensor
 from dit.diffusion.path import GaussianPath
 from dit.diffusion.prediction import Prediction
 from dit.solvers.grid import Grid, UniformGrid, check_grid
-from dit.solvers.guidance import CFG, COND, Denoise, Guidance, LinearScale, Stage, StepContext
+from dit.solvers.guidance import CFG, COND, EVERYTHING, Denoise, Guidance, LinearScale, Pass, Stage, StepContext
 from dit.solvers.noise import ImageNoise
 from dit.solvers.ode import Euler, Heun
 from dit.solvers.passes import Passes
@@ -41,15 +41,22 @@ class Samples:
     spec: dict[str, Any]
 
 
+class _Told(NamedTuple):
+    """What the network is told of the images: labels [B] or None, conditions [B, ...] by name."""
+
+    labels: Tensor | None
+    conditions: Mapping[str, Tensor]
+
+
 class _Guided:
     """What a solver asks during one step: the rule, the passes it needs, and how often it was asked."""
 
-    def __init__(self, rule: Guidance, passes: Passes, context: StepContext, labels: Tensor | None):
-        self._rule, self._passes, self._context, self._labels, self.calls = rule, passes, context, labels, 0
+    def __init__(self, rule: Guidance, passes: Passes, context: StepContext, told: _Told):
+        self._rule, self._passes, self._context, self._told, self.calls = rule, passes, context, told, 0
 
     def __call__(self, x: Tensor, t: Tensor, true_noise: Tensor | None = None, /) -> Prediction:
         noise = self._context.true_noise if true_noise is None else true_noise
-        stage = Stage(self._context, x, t, self._labels, self.calls == 0, noise)
+        stage = Stage(self._context, x, t, self._told.labels, self.calls == 0, noise, self._told.conditions)
         predictions = self._passes(self._rule.passes(stage), stage)
         self.calls += 1
         return self._rule.combine(predictions, stage)
@@ -62,6 +69,7 @@ def sample(
     labels: Tensor | None = None,
     *,
     grid: Tensor,
+    conditions: Mapping[str, Tensor] | None = None,
     solver: Solver | None = None,
     guidance: Guidance | None = None,
     step_noise: Callable[[], Tensor] | None = None,
@@ -76,8 +84,9 @@ def sample(
     """Integrate from noise to data along `grid`.
 
     denoiser: any callable (x, t, labels) -> Prediction with a `.path`. noise: [B, *D] of unit variance; half precision
-    is raised to float32. labels: [B] or None. grid: falling t [n + 1], see `make_grid`. solver: Euler by default.
-    guidance: none by default. step_noise: draws [B, *D] for stochastic solvers, such as `ImageNoise(...).draw`.
+    is raised to float32. labels: [B] or None. conditions: what else the network is told of each image, [B, ...] by
+    name. grid: falling t [n + 1], see `make_grid`. solver: Euler by default. guidance: none by default. step_noise:
+    draws [B, *D] for stochastic solvers, such as `ImageNoise(...).draw`.
 
     Where to start, at t_0 = grid[0]: from sigma noise; with init="mean" from alpha x0 + sigma noise, x0 predicted
     there without guidance (one evaluation more, none where alpha is 0; it gives back the mean that a path which ends
@@ -103,6 +112,8 @@ def sample(
     x = state if noise is None else noise
     assert x is not None, "_check_start"
     _check_labels(denoiser, labels, len(x))
+    told = _Told(labels, conditions or {})
+    check_conditions(denoiser, told.conditions, len(x))
     for network in networks.values():
         _check_kind(network, grid)
     _check_inpainting(noise, known, mask)
@@ -128,7 +139,8 @@ def sample(
 
     for index, t in enumerate(grid[:-1]):
         # A scale that is no number at some level is found before the first call, not after an hour.
-        guidance.passes(Stage(context_of(index, x, noise), x, t, labels))
+        stage = Stage(context_of(index, x, noise), x, t, labels, conditions=told.conditions)
+        _check_drops(guidance.passes(stage), networks, told.conditions)
     spec = {
         "path": path.spec,
         "kind": getattr(denoiser, "kind", None),
@@ -137,6 +149,7 @@ def sample(
         "guidance": describe(guidance),
         "start": "state" if state is not None else "image" if image is not None else init,
         "inpainting": known is not None,
+        **({"conditions": sorted(told.conditions)} if told.conditions else {}),
         "steps": len(grid) - 1,
         "grid": grid.tolist(),
         "log_snr": [None if v.isinf() else float(v) for v in path.log_snr(grid)],
@@ -150,14 +163,14 @@ def sample(
         c = path.coefficients(grid[0]).like(noise)
         x = c.sigma * noise if image is None else c.alpha * image + c.sigma * noise
         if init == "mean" and float(c.alpha) > 0:
-            found = passes([COND], Stage(context_of(0, x, noise), x, grid[0], labels))
+            found = passes([COND], Stage(context_of(0, x, noise), x, grid[0], labels, conditions=told.conditions))
             x = c.alpha * found[COND].x0 + x
             evaluations += 1
     x = _inpainted(x, path, grid[0], known, mask, noise)
     carried = solver.init(noise, grid)
     for index, (t, t_next) in enumerate(pairwise(grid)):
         context = context_of(index, x, carried.true_noise)
-        predict = _Guided(guidance, passes, context, labels)
+        predict = _Guided(guidance, passes, context, told)
         x, carried = solver.step(predict, path, x, t, t_next, carried, step_noise or _no_noise)
         evaluations += predict.calls
         x = _inpainted(x, path, t_next, known, mask, carried.true_noise)
@@ -215,6 +228,40 @@ def _check_labels(denoiser: Denoise, labels: Tensor | None, count: int) -> None:
     null = getattr(denoiser, "null_label", None)
     if null is not None and (int(labels.min()) < 0 or int(labels.max()) > null):
         raise ValueError(f"labels must be in 0 ... {null}, got {int(labels.min())} ... {int(labels.max())}")
+
+
+def check_conditions(denoiser: Denoise, conditions: Mapping[str, Tensor], count: int) -> None:
+    """ValueError where the network does not take a condition of `conditions`, where one is missing that it was always
+    told, or is not of `count` images or of its shape."""
+    taken: Mapping[str, tuple[int, ...]] | None = getattr(denoiser, "conditions", None)
+    for name, value in conditions.items():
+        if taken is not None and name not in taken:
+            known = f"it takes {', '.join(sorted(taken))}" if taken else "it takes none"
+            raise ValueError(f"condition {name} is not known to the network; {known}")
+        if not isinstance(value, Tensor) or value.ndim == 0 or len(value) != count:
+            size = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"condition {name} must be a tensor of {count} images, one a row, got {size}")
+        if taken is not None and tuple(value.shape[1:]) != tuple(taken[name]):
+            raise ValueError(
+                f"condition {name} must have shape {(count, *taken[name])}, [images, *shape], got {tuple(value.shape)}"
+            )
+    optional = getattr(denoiser, "optional", None)
+    if taken is not None and optional is not None and (missing := sorted(taken.keys() - conditions.keys() - optional)):
+        raise ValueError(
+            f"condition {missing[0]} must be given: the network was always told it in training (dropout.{missing[0]} 0)"
+        )
+
+
+def _check_drops(passes: Sequence[Pass], networks: Mapping[str, Denoise], conditions: Mapping[str, Tensor]) -> None:
+    """ValueError for a pass that drops, by name, a condition which its network was always told, or of which is none."""
+    for name, denoiser in sorted(
+        {(name, networks[p.network]) for p in passes for name in p.drop - EVERYTHING}, key=str
+    ):
+        optional = getattr(denoiser, "optional", None)
+        if name not in conditions:
+            raise ValueError(f"guidance drops condition {name}, of which the images have none")
+        if optional is not None and name not in optional:
+            raise ValueError(f"guidance drops condition {name}, which training never did (dropout.{name} 0)")
 
 
 def _check_kind(denoiser: Denoise, grid: Tensor) -> None:
@@ -294,17 +341,20 @@ class Sampler:
         shape: Sequence[int],
         count: int | None = None,
         device: torch.device | str = "cpu",
+        conditions: Mapping[str, Tensor] | None = None,
     ) -> Iterator[Samples]:
         """Images 0 ... count - 1 with `labels` (or unconditional, then `count` says how many), a batch at a time.
 
-        shape: (C, H, W). Image i is the same for every batch size: it depends on (seed, i) and its label alone.
+        shape: (C, H, W); conditions: [count, ...] by name. Image i is the same for every batch size: it depends on
+        (seed, i), its label and its conditions alone.
         """
         count = len(labels) if labels is not None else count
         assert count is not None, "either labels or a count"
         for start in range(0, count, self.batch_size):
             numbers = range(start, min(start + self.batch_size, count))
             some = None if labels is None else labels[start : numbers.stop]
-            yield self.batch(denoiser, numbers, some, shape, device)
+            told = {name: value[start : numbers.stop] for name, value in (conditions or {}).items()}
+            yield self.batch(denoiser, numbers, some, shape, device, told)
 
     def batch(
         self,
@@ -313,13 +363,15 @@ class Sampler:
         labels: Sequence[int] | None,
         shape: Sequence[int],
         device: torch.device | str = "cpu",
+        conditions: Mapping[str, Tensor] | None = None,
     ) -> Samples:
-        """The images with these numbers and `labels` (None: unconditional) together; shape: (C, H, W)."""
+        """The images with these numbers, `labels` (None: unconditional) and `conditions` together; shape: (C, H, W)."""
         source = ImageNoise(self.seed, numbers, shape, device)
         return sample(
             denoiser,
             source.draw(),
             None if labels is None else torch.tensor(labels, device=device),
+            conditions={name: value.to(device) for name, value in (conditions or {}).items()},
             grid=self.grid(denoiser.path, self.steps),
             solver=self.solver,
             guidance=self.guidance,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import Any, Protocol
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from lightning import LightningModule
@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from dit.checkpoint import same_normalisation
-from dit.diffusion import Denoiser, GaussianPath, Kind, Loss, TimeDistribution, spread
-from dit.model import DiT, check_compile
+from dit.checkpoint import Metadata
+from dit.diffusion import Denoiser, GaussianPath, Kind, TimeDistribution, spread
+from dit.model import Network, blocks_of, check_compile, name_of
+from dit.objectives import Denoising, Loss, Losses, Objective
 from dit.training.draws import normals, uniforms
 from dit.training.ema import Averages
 from dit.training.nonfinite import Drawn, NonFinite, Stop
@@ -30,17 +31,33 @@ from dit.training.validation import LevelLoss
 
 
 class Batch(Protocol):
-    """A batch of any data: images [B, C, H, W] in model space, labels [B], their numbers [B] in the split, and how they
-    were augmented [B, dim], if they were."""
+    """A batch of any data: images [B, C, H, W] in model space, labels [B], their numbers [B] in the split, and what
+    else the network is told of each, [B, ...] by name."""
 
     images: Tensor
     labels: Tensor
     index: Tensor
-    augmentation: Tensor | None
+    conditions: Mapping[str, Tensor]
+
+
+class Randomness(NamedTuple):
+    """What is drawn for pictures: times t [B], noise eps [B, C, H, W], and by name of what they are told whether it is
+    dropped [B]."""
+
+    t: Tensor
+    eps: Tensor
+    dropped: Mapping[str, Tensor]
+
+
+_DROPOUT: Mapping[str, float] = MappingProxyType({"class": 0.1})
+_PURPOSES = {"class": "label"}  # of the draws, which older runs go on with
 
 
 class DiTModule(LightningModule):
     """Trains `network` to predict `kind` along `path`; sigma_data is that of the kind "edm".
+
+    loss: how predictions are compared, or an objective that owns the forward pass. dropout: share of pictures of which
+    the network is not told the class ("class"), or a condition, by name.
 
     optimizer: groups of parameters -> Optimizer; scheduler: Optimizer -> LRScheduler, stepped every optimiser step.
     facts: what the checkpoint tells about the pictures; pictures: how to open them again; config: the run's
@@ -51,11 +68,11 @@ class DiTModule(LightningModule):
 
     def __init__(
         self,
-        network: DiT,
+        network: Network,
         path: GaussianPath,
         kind: Kind,
         times: TimeDistribution,
-        loss: Loss,
+        loss: Loss | Objective,
         optimizer: Callable[[list[dict[str, Any]]], Optimizer],
         scheduler: Callable[[Optimizer], LRScheduler],
         ema: Averages,
@@ -67,18 +84,31 @@ class DiTModule(LightningModule):
         validation: LevelLoss | None = None,
         on_nonfinite: NonFinite | None = None,
         sigma_data: float = 1.0,
+        dropout: Mapping[str, float] = _DROPOUT,
     ):
         super().__init__()
         _check_fit(network, facts, loss)
+        _check_dropout(dropout, facts["conditions"])
         check_compile(compile)
         self.network = network
+        self.metadata = Metadata(
+            network=network.spec,
+            path=path.spec,
+            kind=kind,
+            sigma_data=sigma_data,
+            **facts,
+            dropout=dict(dropout),
+            pictures=pictures,
+            config=config or {},
+        )
         self.denoiser = Denoiser(
             network,
             path,
             kind,
-            network.trained_null_label,
+            self.metadata.null_label(network),
             sigma_data=sigma_data,
             learned_variance=loss.learns_variance,
+            optional=self.metadata.optional(network),
         )
         self.times, self.loss, self.ema, self.seed, self.compile_backend = times, loss, ema, seed, compile
         self.level_loss = validation or LevelLoss()
@@ -91,29 +121,25 @@ class DiTModule(LightningModule):
         self.rollbacks = 0  # in this run
         self.validation_loss: float | None = None  # the last one
         self._resumed: dict[str, Any] | None = None  # a checkpoint on its way in
-        self.passport: dict[str, Any] = {
-            "model": network.arguments,
-            "path": path.spec,
-            "kind": kind,
-            "sigma_data": sigma_data,
-            "data": facts,
-            "pictures": pictures,
-            "config": config or {},
-        }
+        self.objective.check(self.denoiser)
+
+    @property
+    def objective(self) -> Objective:
+        return self.loss if isinstance(self.loss, Objective) else Denoising(self.loss)
 
     def setup(self, stage: str) -> None:
         check_precision(self.trainer.precision)
         if isinstance(self.trainer.strategy, FSDPStrategy):
             raise ValueError("trainer.strategy=fsdp is PyTorch's first FSDP, which renames weights; use trainer=fsdp")
         if self.compile_backend is not None:
-            self.network.compile_blocks(self.compile_backend)
+            self.network.compile_in_place(self.compile_backend)
 
     def configure_model(self) -> None:
         strategy = self.trainer.strategy
         if isinstance(strategy, FullySharded):
             # A loss may have weights of its own, of which gradients must be averaged too.
             modules = (self.network, self.loss) if isinstance(self.loss, nn.Module) else (self.network,)
-            shard(modules, self.network.blocks, strategy.device_mesh["data_parallel"])
+            shard(modules, blocks_of(self.network), strategy.device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> Any:
         optimizer = self._optimizer(parameter_groups(self))  # the network's, and those a loss may have
@@ -138,36 +164,50 @@ class DiTModule(LightningModule):
         self.ema.attach(self.network)
 
     def training_step(self, pictures: Batch, batch_idx: int) -> Tensor:
-        x0, index = pictures.images, pictures.index  # [B, C, H, W], [B]
-        conditions = {} if pictures.augmentation is None else {"augment": pictures.augmentation}  # [B, dim]
-        batch, accumulated = self.trainer.fit_loop.total_batch_idx, self.trainer.accumulate_grad_batches
-        # The pictures of the run are numbered in the order of `EndlessOrder`: batch by batch, rank by rank.
-        of_all = len(x0) * self.trainer.world_size  # pictures of one forward pass of all processes
-        first = batch * of_all + self.global_rank * len(x0)
-        t, eps, drop = self.draw(first + torch.arange(len(x0), device=x0.device), of_all * accumulated, x0)
-        _seed(step_seed(self.seed, self.global_rank, batch), x0.device)
-        losses = self.losses(x0, pictures.labels, t, eps, drop=drop, **conditions)  # [B]
-        if batch % accumulated == 0:
-            self.drawn = []
-        self.drawn.append(Drawn(index, pictures.labels, t, losses.detach()))
-        loss = losses.mean()
+        numbers, batch_size = self._numbers(pictures.images)
+        drawn = self.draw(numbers, batch_size, pictures.images)
+        _seed(step_seed(self.seed, self.global_rank, self.trainer.fit_loop.total_batch_idx), pictures.images.device)
+        losses = self.losses(pictures.images, pictures.labels, drawn, pictures.conditions)
+        self._remember(Drawn(pictures.index, pictures.labels, drawn.t, losses.per_sample.detach()))
+        loss = losses.per_sample.mean()
         self.log("train/loss", loss, sync_dist=True)  # of all processes
+        for name, part in losses.parts.items():
+            self.log(f"train/loss/{name}", part.detach().mean(), sync_dist=True)
         # A loss that is not finite makes every gradient so, in all processes: they notice together, once a step.
         return loss * torch.where(loss.detach().isfinite(), 1.0, torch.nan)
 
-    def draw(self, numbers: Tensor, batch_size: int, x0: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Times [B], noise [B, C, H, W] and whose labels to drop [B] of the pictures x0 [B, C, H, W] with these numbers
-        in the run [B], int64, of which every `batch_size` make an optimiser step."""
+    def _numbers(self, images: Tensor) -> tuple[Tensor, int]:
+        """The numbers [B] of these pictures in the run, in the order of `EndlessOrder`: batch by batch, rank by rank;
+        and how many make an optimiser step."""
+        batch, of_all = self.trainer.fit_loop.total_batch_idx, len(images) * self.trainer.world_size
+        first = batch * of_all + self.global_rank * len(images)
+        numbers = first + torch.arange(len(images), device=images.device)  # [B]
+        return numbers, of_all * self.trainer.accumulate_grad_batches
+
+    def _remember(self, drawn: Drawn) -> None:
+        if self.trainer.fit_loop.total_batch_idx % self.trainer.accumulate_grad_batches == 0:
+            self.drawn = []
+        self.drawn.append(drawn)
+
+    def draw(self, numbers: Tensor, batch_size: int, x0: Tensor) -> Randomness:
+        """What is random about the pictures x0 [B, C, H, W] with these numbers in the run [B], int64, of which every
+        `batch_size` make an optimiser step."""
         u = uniforms(self.seed, "time", numbers)  # [B]
         stratum = spread(batch_size).to(numbers.device)[numbers % batch_size]  # [B]
         t = self.times.at(u, stratum, batch_size, self.denoiser.path)  # [B]
-        drop = uniforms(self.seed, "label", numbers) < self.network.class_dropout  # [B]
-        return t, normals(self.seed, "noise", numbers, like=x0), drop
+        dropped = {
+            name: uniforms(self.seed, _PURPOSES.get(name, f"drop:{name}"), numbers) < rate  # [B]
+            for name, rate in self.metadata.dropout.items()
+        }
+        return Randomness(t, normals(self.seed, "noise", numbers, like=x0), dropped)
 
-    def losses(self, x0: Tensor, labels: Tensor, t: Tensor, eps: Tensor, **conditions: Tensor) -> Tensor:
-        """Loss of each sample [B] at given times t [B] and noise eps [B, C, H, W]; conditions: see `Denoiser`."""
-        x = self.denoiser.path.interpolate(x0, eps, t)  # [B, C, H, W]
-        return self.loss(self.denoiser(x, t, labels, **conditions), x0, eps)  # [B]
+    def losses(self, x0: Tensor, labels: Tensor, drawn: Randomness, conditions: Mapping[str, Tensor]) -> Losses:
+        """Loss of each picture x0 [B, C, H, W], of which the network is told labels [B] and conditions [B, ...], but
+        for what was drawn to be dropped."""
+        absent = {name: drawn.dropped[name] for name in conditions if self.metadata.dropout.get(name, 0) > 0}
+        if self.metadata.dropout.get("class", 0) > 0:
+            labels = torch.where(drawn.dropped["class"], self.network.null_label, labels)  # [B]
+        return self.objective(self.denoiser, x0, drawn.eps, drawn.t, labels, conditions, absent)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         norm = whole(nn.utils.get_total_norm(self._gradients()))
@@ -200,7 +240,7 @@ class DiTModule(LightningModule):
         x0, labels, index = pictures.images, pictures.labels, pictures.index  # [B, C, H, W], [B], [B]
         for name, weights in (("val", self.ema_weights()), ("val_raw", nullcontext())):
             with weights:
-                losses = self.level_loss(self.denoiser, x0, labels, index)
+                losses = self.level_loss(self.denoiser, x0, labels, index, pictures.conditions)
             values = {f"{name}/{key}": value for key, value in self.level_loss.scalars(losses).items()}
             self.log_dict(values, batch_size=len(x0), sync_dist=True)
 
@@ -220,7 +260,7 @@ class DiTModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["ema"] = gathered(self.ema.state_dict())
-        checkpoint["passport"] = self.passport
+        checkpoint["metadata"] = self.metadata.to_dict()
         checkpoint["run"] = {
             "shared": shared(self.trainer),
             "validation_loss": self.validation_loss,
@@ -228,18 +268,8 @@ class DiTModule(LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        theirs = {"sigma_data": 1.0, **checkpoint["passport"]}
-        # What a DiT of an older version did not know yet is at its default.
-        known = inspect.signature(DiT).parameters
-        theirs["model"] = {key: known[key].default for key in self.passport["model"]} | theirs["model"]
-        normalised = theirs["data"]["normalisation"], self.passport["data"]["normalisation"]
-        if same_normalisation(*normalised):
-            theirs["data"] = {**theirs["data"], "normalisation": normalised[1]}
-        for key in ("model", "path", "kind", "sigma_data", "data"):
-            if theirs[key] != self.passport[key]:
-                raise ValueError(
-                    f"cannot resume: the checkpoint's {key} is {theirs[key]}, the configuration's {self.passport[key]}"
-                )
+        for key, mine, theirs in self.metadata.differences(Metadata.in_checkpoint(checkpoint)):
+            raise ValueError(f"cannot resume: the checkpoint's {key} is {theirs}, the configuration's {mine}")
         weights = [
             {key.removeprefix("loss.") for key in state if key.startswith("loss.")}
             for state in (checkpoint["state_dict"], self.state_dict())
@@ -266,27 +296,37 @@ class DiTModule(LightningModule):
         self._resumed = checkpoint
 
 
-def _check_fit(network: DiT, facts: dict[str, Any], loss: Loss) -> None:
+def _check_fit(network: Network, facts: dict[str, Any], loss: Loss | Objective) -> None:
     """The configuration interpolates these from the data and the loss; whoever types them must type the same."""
-    if type(network) is not DiT:
-        raise ValueError(
-            f"model must be a dit.model.DiT, got {type(network).__module__}.{type(network).__qualname__}: a checkpoint "
-            "does not say which class it holds, so another one would be loaded as a plain DiT"
-        )
-    if network.arguments["learn_variance"] and not loss.learns_variance:
+    name_of(type(network))
+    if network.learns_variance and not loss.learns_variance:
         raise ValueError("model.learn_variance=true needs loss=hybrid_vlb; no other trains that half of the output")
-    if loss.learns_variance and not network.arguments["learn_variance"]:
+    if loss.learns_variance and not network.learns_variance:
         raise ValueError("loss=hybrid_vlb trains a variance and needs model.learn_variance=true; the output has none")
-    for key in ("image_size", "channels", "num_classes"):
-        given, allowed = network.arguments[key], [facts[key]] + ([0] if key == "num_classes" else [])
-        if given not in allowed:
-            shown = " or ".join(map(str, allowed))
-            raise ValueError(f"model.{key} must be {shown}, as the pictures are, got {given}")
-    given, told = network.arguments["augment_dim"], facts.get("augment_dim", 0)
-    if given != told:
-        raise ValueError(
-            f"model.augment_dim must be {told}, as many numbers as data.augment tells of a picture, got {given}"
-        )
+    channels, height, width = network.sample_shape
+    if height != width:
+        raise ValueError(f"model must be of square pictures, got {height} x {width}")
+    given = {"image_size": height, "channels": channels, "num_classes": network.num_classes}
+    for key, value in given.items():
+        allowed = [facts[key]] + ([0] if key == "num_classes" else [])
+        if value not in allowed:
+            raise ValueError(f"model.{key} must be {' or '.join(map(str, allowed))}, as the pictures are, got {value}")
+    for name in sorted(facts["conditions"].keys() | network.conditions.keys()):
+        told = facts["conditions"].get(name)
+        taken = list(network.conditions[name].shape) if name in network.conditions else None
+        if told != taken:
+            raise ValueError(
+                f"condition {name}: the pictures come with {'none' if told is None else told}, the model takes "
+                f"{'none' if taken is None else taken}"
+            )
+
+
+def _check_dropout(dropout: Mapping[str, float], conditions: Mapping[str, Any]) -> None:
+    for name, rate in dropout.items():
+        if name not in (allowed := ["class", *sorted(conditions)]):
+            raise ValueError(f"dropout.{name} is of nothing that the network is told; it can be {', '.join(allowed)}")
+        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate <= 1:
+            raise ValueError(f"dropout.{name} must be in [0, 1], got {rate!r}")
 
 
 def _seed(seed: int, device: torch.device) -> None:

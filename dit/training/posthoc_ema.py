@@ -67,7 +67,7 @@ def _write(run: Path, length: float, step: int | None = None, out: Path | None =
     out = run / f"ema_{length}_step_{made.step:07d}.safetensors" if out is None else out
     check_out(out, ".safetensors")
     print(f"{len(made.snapshots)} snapshots up to step {made.step}, {made.fit.residual:.1e} off")
-    save_tensors(out, made.state(), made.stored.metadata, key="out")
+    save_tensors(out, made.state(), made.stored.header, key="out")
     print(out)
 
 

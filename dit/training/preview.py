@@ -26,7 +26,7 @@ class Preview(Callback):
     logger that takes images.
 
     The first sheet is made before the first step, so that a sampler that cannot work stops the run at once. A model
-    with nothing to guide with (class_dropout 0, or no classes) is previewed without guidance, and says so.
+    with nothing to guide with (dropout.class 0, or no classes) is previewed without guidance, and says so.
 
     classes: how many of the first classes to show; per_class: images of each.
     """
@@ -72,11 +72,10 @@ class Preview(Callback):
     def images(self, trainer: Trainer, pl_module: DiTModule) -> Tensor:
         """uint8 [classes x per_class, C, H, W], class by class, from the averaged weights."""
         network, codec = pl_module.network, trainer.datamodule.codec  # type: ignore[attr-defined]
-        shape = (network.channels, network.image_size, network.image_size)
         shown = range(min(self.classes, network.num_classes))
         labels = [label for label in shown for _ in range(self.per_class)] or None
         with pl_module.ema_weights():
             batches = self.sampler.batches(
-                pl_module.denoiser, labels, shape, self.classes * self.per_class, pl_module.device
+                pl_module.denoiser, labels, network.sample_shape, self.classes * self.per_class, pl_module.device
             )
             return torch.cat([codec.decode(batch.x0).cpu() for batch in batches])

@@ -96,7 +96,7 @@ def _flops(trainer: Trainer, module: LightningModule) -> tuple[float, float] | N
         return None
     dtype = torch.bfloat16 if "bf16" in str(trainer.precision) else torch.float32
     peak = get_available_flops(module.device, dtype)
-    _, forward = count(**module.network.arguments)  # type: ignore[union-attr,operator]
+    _, forward = count(module.network.spec)  # type: ignore[union-attr,operator]
     return None if peak is None else (3 * forward * 2e9, peak * trainer.world_size)
 
 

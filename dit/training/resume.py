@@ -13,7 +13,7 @@ from dit.checkpoint import LAST, PREVIOUS, check_resume, read
 from dit.checks import printable
 
 # What makes a run this one rather than another; pictures and weights are compared when a checkpoint is loaded.
-_SAME = ("seed", "model", "diffusion", "times", "loss", "optimizer", "scheduler", "ema")
+_SAME = ("seed", "model", "diffusion", "times", "loss", "optimizer", "scheduler", "ema", "dropout")
 _FREE = ("model.attention", "model.activation_checkpointing")  # another way to the same numbers
 
 
@@ -42,7 +42,7 @@ def find_start(resume: str | None, folder: str | Path, max_steps: int, config: d
     if not there:
         return Start()
     file, contents = _newest_good(there)
-    if different := _differences(contents["passport"]["config"], config):
+    if different := _differences(contents["metadata"].config, config):
         key, theirs, mine = different[0]
         more = f" ({len(different) - 1} more keys differ)" if len(different) > 1 else ""
         raise ValueError(

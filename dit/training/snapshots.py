@@ -10,7 +10,7 @@ import torch
 from lightning import Callback, Trainer
 from torch.distributed.tensor import DTensor
 
-from dit.checkpoint import Stored, list_snapshots, write_snapshot
+from dit.checkpoint import Metadata, Stored, list_snapshots, write_snapshot
 from dit.checks import check_whole
 from dit.training.ema import PowerEma
 from dit.training.module import DiTModule
@@ -39,8 +39,8 @@ class SaveSnapshots(Callback):
         if not isinstance(pl_module.ema, PowerEma):
             raise ValueError("callbacks.snapshots needs averages=power: averages of constant decays make up no others")
         self._later = [s for s in list_snapshots(self.folder) if s.step > pl_module.ema.steps]
-        passport = json.loads(json.dumps(pl_module.passport))
-        if pl_module.ema.steps == 0 and any(s.stored.passport != passport for s in self._later):
+        mine = Metadata.from_dict(json.loads(json.dumps(pl_module.metadata.to_dict())))
+        if pl_module.ema.steps == 0 and any(_other_run(s.stored.metadata, mine) for s in self._later):
             raise ValueError(f"{self.folder} holds snapshots of another run; choose another folder or remove them")
 
     def on_train_start(self, trainer: Trainer, pl_module: DiTModule) -> None:  # type: ignore[override]
@@ -76,5 +76,9 @@ class SaveSnapshots(Callback):
             # Sharded averages are gathered by all processes together, one average at a time.
             whole = {key: t.full_tensor() if isinstance(t, DTensor) else t for key, t in average.items()}
             if trainer.is_global_zero:
-                stored = Stored(pl_module.passport, f"ema {name}", trainer.global_step)
+                stored = Stored(pl_module.metadata, f"ema {name}", trainer.global_step)
                 write_snapshot(self.folder, whole, stored, self.dtype)
+
+
+def _other_run(theirs: Metadata, mine: Metadata) -> bool:
+    return theirs.config != mine.config or bool(mine.differences(theirs))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,13 +38,21 @@ class LevelLoss:
                 )
 
     @torch.no_grad()
-    def __call__(self, denoiser: Denoiser, x0: Tensor, labels: Tensor, index: Tensor) -> dict[float, Tensor]:
-        """Mean loss by level for pictures x0 [B, C, H, W] with labels [B] and their numbers `index` [B]."""
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        x0: Tensor,
+        labels: Tensor,
+        index: Tensor,
+        conditions: Mapping[str, Tensor] = MappingProxyType({}),
+    ) -> dict[float, Tensor]:
+        """Mean loss by level for pictures x0 [B, C, H, W] with labels [B], their numbers `index` [B], and conditions
+        [B, ...] by name."""
         eps = ImageNoise(self.seed, index.tolist(), x0.shape[1:], x0.device).draw()  # [B, C, H, W]
-        losses = {}
+        losses, told = {}, dict[str, Any](conditions)
         for level in self.levels:
             t = denoiser.path.t_from_log_snr(torch.tensor(level, dtype=torch.float64))
-            error = denoiser(denoiser.path.interpolate(x0, eps, t), t, labels).x0 - x0  # [B, C, H, W]
+            error = denoiser(denoiser.path.interpolate(x0, eps, t), t, labels, **told).x0 - x0  # [B, C, H, W]
             losses[level] = (1 + torch.tensor(level).exp()) * error.square().mean()
         return losses
 

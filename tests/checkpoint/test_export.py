@@ -25,7 +25,7 @@ def assert_identical(a, b):
     mine, theirs = a.network.state_dict(), b.network.state_dict()
     assert mine.keys() == theirs.keys()
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
-    assert a.passport == b.passport
+    assert a.metadata == b.metadata
     assert (a.weights, a.step) == (b.weights, b.step)
     assert torch.equal(a.denoiser(X, T, LABELS).native, b.denoiser(X, T, LABELS).native)
     assert a.denoiser.sigma_data == b.denoiser.sigma_data == 0.5
@@ -37,7 +37,7 @@ def assert_identical(a, b):
     [
         (DiscreteVP.cosine(), "eps", {"learn_variance": True}),
         (LinearFlow(), "velocity", {"norm": "rmsnorm", "mlp": "swiglu", "position": "rope", "class_tokens": 2}),
-        (VarianceExploding(), "edm", {"class_dropout": 0.0}),
+        (VarianceExploding(), "edm", {"dropout": 0.0}),
     ],
     ids=["dit", "modern", "edm"],
 )
@@ -92,7 +92,7 @@ def test_files_that_are_no_export_of_ours(tmp_path):
 def test_older_passports_load(tmp_path):
     file = checkpoint(tmp_path / "last.ckpt", learn_variance=True)
     contents = torch.load(file)
-    del contents["passport"]["sigma_data"]
+    del contents["metadata"]["sigma_data"]
     torch.save(contents, file)
     loaded = load(file)
     assert loaded.denoiser.sigma_data == 1
@@ -102,7 +102,7 @@ def test_older_passports_load(tmp_path):
 def test_passports_of_newer_versions_and_damaged_ones_are_refused(tmp_path):
     file = checkpoint(tmp_path / "last.ckpt")
     contents = torch.load(file)
-    contents["passport"]["model"]["new_axis"] = 1
+    contents["metadata"]["network"]["new_axis"] = 1
     torch.save(contents, tmp_path / "newer.ckpt")
     with pytest.raises(ValueError, match=r"the checkpoint is of another version: its passport has model\.new_axis"):
         load(tmp_path / "newer.ckpt")
@@ -139,7 +139,7 @@ PATHS = [
 @pytest.mark.parametrize("axes", [{}, {"time_endpoint": True, "mlp_norm_eps": 1e-5, "learn_variance": True}], ids=str)
 @pytest.mark.parametrize(("path", "kind"), PATHS, ids=lambda v: v if isinstance(v, str) else v.spec["name"])
 def test_through_diffusers_and_back_nothing_changes(tmp_path, path, kind, axes):
-    before = load(checkpoint(tmp_path / "last.ckpt", path, kind, class_dropout=0.3, **axes))
+    before = load(checkpoint(tmp_path / "last.ckpt", path, kind, dropout=0.3, **axes))
     export_diffusers(before, tmp_path / "out")
     assert_identical(before, import_loaded(tmp_path / "out", "diffusers"))
     assert_identical(before, import_loaded(tmp_path / "out" / "transformer", "diffusers", weights="0.999"))
@@ -177,8 +177,8 @@ def test_diffusers_computes_what_we_do(tmp_path, path, kind, learn_variance):
     scheduler.save_pretrained(tmp_path / "again" / "scheduler")
     again = import_loaded(tmp_path / "again", "diffusers")
     assert torch.equal(again.denoiser(X, T, LABELS).native, ours.denoiser(X, T, LABELS).native)
-    assert again.passport["path"] == ours.passport["path"]
-    assert again.passport["model"] == ours.passport["model"]
+    assert again.metadata.path == ours.metadata.path
+    assert again.metadata.network == ours.metadata.network
 
 
 def tiny_vae():

@@ -90,11 +90,11 @@ def test_a_pipeline_says_path_kind_classes_and_scale(tmp_path, scheduler, path, 
     names = ["tench", "shark", "hen", "newt", "toad, frog"]
     (tmp_path / "model_index.json").write_text(json.dumps({"id2label": dict(enumerate(names))}))
     loaded = import_loaded(tmp_path, "diffusers")
-    assert loaded.passport["path"] == path.spec
+    assert loaded.metadata.path == path.spec
     assert loaded.denoiser.path.spec == path.spec
     assert loaded.denoiser.kind == kind
     assert loaded.class_names == names
-    assert loaded.passport["data"]["normalisation"] == {"name": "Latents", "scale": 0.5}
+    assert loaded.metadata.codec == {"name": "Latents", "scale": 0.5}
 
 
 def test_guided_learned_sampling_is_diffusers_step_by_step(tmp_path):
@@ -207,11 +207,11 @@ def test_training_checkpoints_hold_both_weights_and_what_they_were_called_with(t
 
 def test_the_passport_of_an_imported_checkpoint(tmp_path):
     loaded = import_loaded(saved(tmp_path, weights(doubled=True)), "dit", num_heads=2, class_names=list("abcde"))
-    assert loaded.passport["model"] == loaded.network.arguments
-    assert loaded.passport["path"] == DiscreteVP.linear().spec
-    assert loaded.passport["kind"] == "eps"
-    assert loaded.passport["config"] == {"imported_from": "dit"}
-    assert loaded.passport["data"] == {
+    assert loaded.metadata.network == loaded.network.spec
+    assert loaded.metadata.path == DiscreteVP.linear().spec
+    assert loaded.metadata.kind == "eps"
+    assert loaded.metadata.config == {"imported_from": "dit"}
+    assert loaded.metadata["data"] == {
         "image_size": 8,
         "channels": 4,
         "num_classes": 5,
@@ -222,17 +222,17 @@ def test_the_passport_of_an_imported_checkpoint(tmp_path):
     assert loaded.shape == (4, 8, 8)
     assert not loaded.network.training
     sit = import_loaded(saved(tmp_path, weights(width=384, depth=1)), "sit")
-    assert sit.passport["path"] == {"name": "LinearFlow", "time_scale": 1.0, "data_time": True}
-    assert sit.passport["model"]["num_heads"] == 6
+    assert sit.metadata.path == {"name": "LinearFlow", "time_scale": 1.0, "data_time": True}
+    assert sit.metadata.network["num_heads"] == 6
     assert sit.class_names == ["0", "1", "2", "3", "4"]
     for channels in (4, 32):
         w = weights(channels=channels, width=16, gated=True)
         lightning = import_loaded(saved(tmp_path, w), "lightningdit", num_heads=2)
-        assert lightning.passport["data"]["normalisation"] == {"name": "Latents", "scale": None}
-        assert lightning.passport["model"]["mlp_ratio"] == 4
+        assert lightning.metadata.codec == {"name": "Latents", "scale": None}
+        assert lightning.metadata.network["mlp_ratio"] == 4
     jit = import_loaded(saved(tmp_path, weights(**JIT)), "jit")
-    assert jit.passport["data"]["normalisation"] == {"name": "Pixels", "mean": 0.5, "std": 0.5}
-    assert jit.passport["kind"] == "x0"
+    assert jit.metadata.codec == {"name": "Pixels", "mean": 0.5, "std": 0.5}
+    assert jit.metadata.kind == "x0"
 
 
 def test_a_network_whose_labels_were_never_dropped_has_no_null_label(tmp_path):

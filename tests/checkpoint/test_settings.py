@@ -133,8 +133,8 @@ def test_repa_counts_time_as_we_do_and_its_projectors_are_left_out(tmp_path, pat
     close(prediction.x0, x0)
     close(prediction.eps, eps)
     assert loaded.network.arguments["qk_norm_eps"] == 1e-5
-    assert loaded.passport["data"]["normalisation"] == {"name": "Latents", "scale": 0.18215}
-    assert loaded.passport["config"] == {"imported_from": "repa"}
+    assert loaded.metadata.codec == {"name": "Latents", "scale": 0.18215}
+    assert loaded.metadata.config == {"imported_from": "repa"}
 
 
 def test_the_blocks_of_repa_s_first_release_follow_on(tmp_path):
@@ -234,7 +234,7 @@ def test_heads_from_tables_of_rotation_and_of_lightningdit_s_widths(tmp_path):
 )
 def test_the_normalisation_of_lightningdit_s_latents(tmp_path, data, scale):
     file = training(tmp_path, weights(channels=32, width=16), {"data": data}, entry="config")
-    normalisation = import_loaded(file, "lightningdit", **HEADS).passport["data"]["normalisation"]
+    normalisation = import_loaded(file, "lightningdit", **HEADS).metadata.codec
     assert normalisation == {"name": "Latents", "scale": scale}
 
 
@@ -315,7 +315,7 @@ def test_published_options_are_known(tmp_path, source):
         warnings.simplefilter("error")
         for held in (options, argparse.Namespace(**options), json.loads(json.dumps(options))):
             loaded = import_loaded(training(tmp_path, w, None, **{entry: held}), source, **told)
-            assert loaded.passport == alone.passport
+            assert loaded.metadata == alone.metadata
             assert torch.equal(loaded.denoiser(x, T, LABELS).native, alone.denoiser(x, T, LABELS).native)
 
 
@@ -335,7 +335,7 @@ def test_what_is_not_known_is_said(tmp_path):
 def test_options_of_files_that_do_not_say_can_be_told(tmp_path):
     said = import_loaded(training(tmp_path, W, {"path_type": "VP", "prediction": "noise"}), "sit", **HEADS)
     told = import_loaded(saved(tmp_path, W), "sit", **HEADS, settings={"path_type": "VP", "prediction": "noise"})
-    assert said.passport == told.passport
+    assert said.metadata == told.metadata
     with pytest.raises(
         ValueError, match=r"settings\.noise_scale is no option of source=sit; it has num_classes, path_type, p"
     ):
@@ -370,7 +370,7 @@ def test_hostile_options_are_data(tmp_path, capsys):
     vars(hooks).update({"__class__": "x", "__dict__": {"path_type": "GVP"}, "__setstate__": "x", "__repr__": "x"})
     with pytest.warns(UserWarning, match="not known here: '__class__', '__setstate__', '__repr__'"):
         loaded = import_loaded(training(tmp_path, W, hooks), "sit", **HEADS)
-    assert loaded.passport["path"]["name"] == "Trigonometric"
+    assert loaded.metadata.path["name"] == "Trigonometric"
 
     class Attack:
         def __reduce__(self):
@@ -390,7 +390,7 @@ def test_out_and_in_again_to_the_bit(tmp_path, source, options):
     before = import_loaded(training(tmp_path, w, options), source, **({} if source == "jit" else HEADS))
     export_safetensors(before, tmp_path / "ours.safetensors")
     after = load(tmp_path / "ours.safetensors")
-    assert after.passport == before.passport
+    assert after.metadata == before.metadata
     assert after.denoiser.path == before.denoiser.path
     x, samples = X[:, : before.shape[0]], []
     for loaded in (before, after):

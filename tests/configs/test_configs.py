@@ -1,6 +1,7 @@
 """Every file of every group composes and builds what it names; unknown keys raise."""
 
 import json
+from dataclasses import replace
 from operator import mul
 from pathlib import Path
 
@@ -16,15 +17,16 @@ from torch import nn
 
 from data import RESOLVERS, Pictures
 from dit.checkpoint import Loaded
-from dit.diffusion import DiscreteVP, GaussianPath, Loss, TimeDistribution
+from dit.diffusion import DiscreteVP, GaussianPath, TimeDistribution
 from dit.evaluation import Dino, Inception
 from dit.model import DiT
+from dit.objectives import Loss
 from dit.scoring import OnlineScore
 from dit.solvers import Guidance, Sampler, Solver, make_grid
 from dit.solvers.sample import describe
 from dit.training import Averages, FullySharded, LevelLoss
 from dit.training.preview import Preview
-from tests.checkpoint.ours import checkpoint
+from tests.checkpoint.ours import METADATA, checkpoint
 from tests.data.test_data import tree  # noqa: F401
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -71,7 +73,7 @@ def test_every_file_of_every_group_composes_and_builds(group, name, tree, made, 
         case "augment":
             data = instantiate(config.data)
             assert (data.augment is None) == (name == "none")
-            assert config.model.augment_dim == data.facts.get("augment_dim", 0)
+            assert config.model.augment_dim == data.facts["conditions"].get("augment", [0])[0]
         case "model":
             if name == "default":
                 return
@@ -219,14 +221,14 @@ def test_seed_zero_reaches_everything():
 
 def test_labels_are_chosen_by_number_or_name():
     network = DiT(4, 1, 3, 2, 8, 1, 2)
-    loaded = Loaded(network, None, {"data": {"class_names": ["ant", "bee", "cat"]}}, "raw", 0)  # type: ignore[arg-type]
+    loaded = Loaded(network, None, replace(METADATA, class_names=["ant", "bee", "cat"]), "raw", 0)  # type: ignore[arg-type]
     assert loaded.labels(None, 2) == [0, 0, 1, 1, 2, 2]
     assert loaded.labels([2, "ant"], 1) == [2, 0]
     for bad in (3, -1, "dog", 1.5, True):
         with pytest.raises(ValueError, match=rf"classes must be labels 0 to 2 or names of ant, bee, cat; got {bad!r}"):
             loaded.labels([bad], 1)
     assert loaded.labels("cat", 1) == loaded.labels(2, 1) == [2]
-    ambiguous = Loaded(network, None, {"data": {"class_names": ["1", "2", "x"]}}, "raw", 0)  # type: ignore[arg-type]
+    ambiguous = Loaded(network, None, replace(METADATA, class_names=["1", "2", "x"]), "raw", 0)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"classes=1 is both label 1 \(class 2\) and the name of class 0"):
         ambiguous.labels([1], 1)
     assert ambiguous.labels(["1", 0, "x"], 1) == [0, 0, 2]

@@ -156,14 +156,14 @@ def test_training_on_a_cache_resumes_bit_for_bit_and_its_checkpoint_knows_the_au
     resumed = trainer(tmp_path, 12)
     resumed.fit(model, data, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
     assert_same(state(straight[0], run), state(model, resumed))
-    spec = load(tmp_path / "last.ckpt").passport["data"]["normalisation"]
+    spec = load(tmp_path / "last.ckpt").metadata.codec
     assert spec == {"name": "Latents", "scale": 0.5, "shift": 0.0, "vae": vae, "vae_hash": autoencoder(vae).hash}
 
     data, model = tiny(made, normalisation="per_channel")
     with pytest.raises(ValueError, match=r"cannot resume: the checkpoint's data is .*'scale': 0\.5"):
         trainer(tmp_path, 12).fit(model, data, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
     loaded = load(tmp_path / "last.ckpt")
-    loaded.passport["pictures"] = {"name": "Latents"}
+    loaded.metadata.pictures = {"name": "Latents"}
     with pytest.raises(ValueError, match="this model was trained on latents: there are no pictures to score"):
         _ = loaded.pictures
 

@@ -5,20 +5,8 @@ import math
 import pytest
 import torch
 
-from dit.diffusion import (
-    KINDS,
-    MSE,
-    CosineDirection,
-    HybridVLB,
-    LearnedUncertainty,
-    LogitNormal,
-    LogNormalSigma,
-    LogUniformSigma,
-    MinSNR,
-    Uniform,
-    spread,
-    token_shift,
-)
+from dit.diffusion import KINDS, LogitNormal, LogNormalSigma, LogUniformSigma, Uniform, spread, token_shift
+from dit.objectives import MSE, CosineDirection, HybridVLB, LearnedUncertainty, MinSNR
 from tests.exact import PATHS, Gaussian
 
 

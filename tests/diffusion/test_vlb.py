@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
-from dit.diffusion import MSE, DiscreteVP, HybridVLB, LinearFlow, Prediction
+from dit.diffusion import DiscreteVP, LinearFlow, Prediction
 from dit.diffusion.posterior import ReverseStep
+from dit.objectives import MSE, HybridVLB
 from tests.exact import Gaussian
 
 PATH = DiscreteVP.linear()

@@ -55,7 +55,7 @@ def checkpoint(tmp_path_factory):
 
 def changed(file, to, **passport):
     contents = torch.load(file, weights_only=True)
-    contents["passport"] |= passport
+    contents["metadata"] |= passport
     torch.save(contents, to)
     return to
 
@@ -362,7 +362,7 @@ def of_latents(tmp_path_factory, checkpoint):
     """A network of latents of 3 channels and 8 x 8, with the digits' classes."""
     file = tmp_path_factory.mktemp("latents") / "last.ckpt"
     contents = torch.load(checkpoint, weights_only=True)
-    passport = contents["passport"]
+    passport = contents["metadata"]
     sizes = passport["model"] | {"channels": 3}
     network = DiT(**sizes)
     contents["ema"]["averages"] = {"0.9": network.state_dict()}
@@ -451,7 +451,7 @@ def test_mistakes_are_told_in_one_sentence_before_anything_is_made(evaluate, che
         "those of 1x8x8",
         (model, f"real={tmp_path}/wide.npz"): "mu of wide.npz has 2048 features, but classifier has 64",
         (model, f"real={tmp_path}/keys.npz"): "keys.npz holds images, but only arr_0, arr_1, mu, sigma, mu_s, sigma_s",
-        (f"checkpoint={tmp_path}/no_dropout.ckpt", "scales=[1.5]"): "it was trained with class_dropout 0, so only "
+        (f"checkpoint={tmp_path}/no_dropout.ckpt", "scales=[1.5]"): "it was trained with dropout.class 0, so only "
         "guidance.scale=1 is allowed",
         (f"fake={good}",): "the classifier needs labelled pictures to learn from",
         (f"fake={good}", "features=dinov2", "features.weights=none.pt"): "none.pt",

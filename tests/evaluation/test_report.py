@@ -30,11 +30,11 @@ from tests.evaluation.sweeps import hydra, manifest, metrics, preview, product, 
 
 ROOT = Path(__file__).parents[2]
 LOSS = {"flow_linear": 0.5, "ddpm_cosine": 0.3}
-CHOICES = product(diffusion=list(LOSS), model__class_dropout=[0.1, 0.5], seed=[0, 1, 2])
+CHOICES = product(diffusion=list(LOSS), dropout__class=[0.1, 0.5], seed=[0, 1, 2])
 
 
 def final(choice):
-    return LOSS[choice["diffusion"]] + 0.1 * choice["model.class_dropout"] + 0.013 * choice["seed"] ** 2
+    return LOSS[choice["diffusion"]] + 0.1 * choice["dropout.class"] + 0.013 * choice["seed"] ** 2
 
 
 def descending(choice):
@@ -75,7 +75,7 @@ def plain(tmp_path_factory):
 
 def test_the_table_has_mean_and_spread_over_the_seeds_and_marks_the_best(plain):
     (table,) = tables(said(plain))
-    assert [(row["diffusion"], row["model.class_dropout"], row["seeds"]) for row in table] == [
+    assert [(row["diffusion"], row["dropout.class"], row["seeds"]) for row in table] == [
         ("flow_linear", "0.1", "3"),
         ("flow_linear", "0.5", "3"),
         ("ddpm_cosine", "0.1", "3"),
@@ -83,9 +83,7 @@ def test_the_table_has_mean_and_spread_over_the_seeds_and_marks_the_best(plain):
     ]
     for row in table:
         values = [
-            final(
-                {"diffusion": row["diffusion"], "model.class_dropout": float(row["model.class_dropout"]), "seed": seed}
-            )
+            final({"diffusion": row["diffusion"], "dropout.class": float(row["dropout.class"]), "seed": seed})
             for seed in range(3)
         ]
         assert row["val/loss"].strip("*") == f"{fmean(values):.4f} ± {stdev(values):.4f}"
@@ -109,7 +107,7 @@ def test_the_csv_has_every_trial_with_the_numbers_of_its_file(plain):
 def test_what_was_swept_is_told_apart_from_what_was_fixed(plain):
     text = said(plain)
     assert "12 trials: 12 finished." in text
-    assert "- diffusion: flow_linear, ddpm_cosine\n- model.class_dropout: 0.1, 0.5\n- seed: 0, 1, 2\n" in text
+    assert "- diffusion: flow_linear, ddpm_cosine\n- dropout.class: 0.1, 0.5\n- seed: 0, 1, 2\n" in text
     assert "The same in all trials: experiment=digits trainer.max_steps=300" in text
     assert "levels [-3, 0, 3], seed 0; data: target data.Digits" in text
     assert "Warning" not in text
@@ -192,7 +190,7 @@ def test_a_heat_map_holds_the_means_of_the_table(plain):
     assert written == [row["val/loss"].strip("*").replace(" ± ", "\n± ") for row in table]
     weights = [text.get_fontweight() for text in figure.axes[0].texts]
     assert weights == ["normal", "normal", "bold", "normal"]
-    assert (figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()) == ("model.class_dropout", "diffusion")
+    assert (figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()) == ("dropout.class", "diffusion")
 
 
 def test_what_is_the_same_everywhere_is_no_map(tmp_path):
@@ -203,9 +201,9 @@ def test_what_is_the_same_everywhere_is_no_map(tmp_path):
 
 def test_curves_are_means_with_a_band_from_the_lowest_to_the_highest_seed(plain):
     figure = curves(trained(read_sweep(plain)), "val/loss")
-    assert [panel.get_title() for panel in figure.axes] == ["class_dropout = 0.1", "class_dropout = 0.5"]
+    assert [panel.get_title() for panel in figure.axes] == ["class = 0.1", "class = 0.5"]
     line, band = figure.axes[1].lines[0], figure.axes[1].collections[0]
-    seeds = [descending({"diffusion": "flow_linear", "model.class_dropout": 0.5, "seed": seed}) for seed in range(3)]
+    seeds = [descending({"diffusion": "flow_linear", "dropout.class": 0.5, "seed": seed}) for seed in range(3)]
     assert list(line.get_xdata()) == [100, 200, 300]
     assert list(line.get_ydata()) == pytest.approx([fmean(values) for values in zip(*seeds, strict=True)])
     heights = band.get_paths()[0].vertices[:, 1]
@@ -231,13 +229,8 @@ def test_a_failed_trial_is_named_and_its_numbers_do_not_count(tmp_path):
                    state=states, error=error)  # fmt: skip
     text = words(folder)
     assert "12 trials: 10 finished, 2 failed." in text
-    assert (
-        "- #3 diffusion=flow_linear model.class_dropout=0.5 seed=0 failed at step 300: rank 0 was ended by SIGKILL"
-        in text
-    )
-    assert (
-        "- #6 diffusion=ddpm_cosine model.class_dropout=0.1 seed=0 failed at step 300: the loss is not finite" in text
-    )
+    assert "- #3 diffusion=flow_linear dropout.class=0.5 seed=0 failed at step 300: rank 0 was ended by SIGKILL" in text
+    assert "- #6 diffusion=ddpm_cosine dropout.class=0.1 seed=0 failed at step 300: the loss is not finite" in text
     (table,) = tables(text)
     assert [row["seeds"] for row in table] == ["3", "2 of 3", "2 of 3", "3"]
     assert [row["step"] for row in table] == ["200, 300", "200", "200", "200, 300"]
@@ -247,7 +240,7 @@ def test_a_failed_trial_is_named_and_its_numbers_do_not_count(tmp_path):
 
 
 def test_a_point_none_of_whose_trials_finished_says_why(tmp_path):
-    choices = product(diffusion=["a", "b"], model__class_dropout=[0.1, 0.5])
+    choices = product(diffusion=["a", "b"], dropout__class=[0.1, 0.5])
     folder = sweep(tmp_path / "s", choices, lambda _: [0.5], state={1: "failed", 2: "running", 3: "queued"})
     (table,) = tables(words(folder))
     assert [row["val/loss"] for row in table] == ["0.5000", "failed", "unfinished", "unfinished"]
@@ -287,7 +280,7 @@ def test_values_that_are_no_numbers_are_shown_as_diverged(tmp_path):
 
 def test_other_launchers_leave_no_manifest_and_whatever_is_torn_is_told(tmp_path):
     """Trials without metrics, cut short, with torn lines, a torn picture, torn scores, two digits in a number."""
-    choices = product(diffusion=["a", "b"], model__class_dropout=[0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
+    choices = product(diffusion=["a", "b"], dropout__class=[0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
     for number, choice in enumerate(choices):
         trial = tmp_path / str(number)
         hydra(trial, choice)
@@ -304,8 +297,8 @@ def test_other_launchers_leave_no_manifest_and_whatever_is_torn_is_told(tmp_path
     (tmp_path / "6" / ".hydra" / "config.yaml").write_text("a: [")
     text = words(tmp_path)
     assert "12 trials: 9 finished, 2 unfinished, 1 of which nothing tells whether they finished." in text
-    assert "- #1 diffusion=a model.class_dropout=0.2 unfinished\n" in text
-    assert "- #2 diffusion=a model.class_dropout=0.3 unfinished at step 200\n" in text
+    assert "- #1 diffusion=a dropout.class=0.2 unfinished\n" in text
+    assert "- #2 diffusion=a dropout.class=0.3 unfinished at step 200\n" in text
     assert "- #0: scores.json cannot be read" in text
     assert "- #5: metrics.csv: 4 torn lines left out" in text
     assert "- #6: .hydra/config.yaml cannot be read" in text
@@ -326,9 +319,7 @@ def test_seeds_alone_and_one_key_and_three(tmp_path):
     assert table == [{"trials": "#0, #1", "seeds": "2", **losses}]
     assert {file.stem for file in (folder / "report").glob("*.png")} == {"curves_val_loss", "samples"}
 
-    choices = product(
-        diffusion=["a", "b"], model__class_dropout=[0.1, 0.5], optimizer__betas=["[0.9,0.95]", "[0.9,0.99]"]
-    )
+    choices = product(diffusion=["a", "b"], dropout__class=[0.1, 0.5], optimizer__betas=["[0.9,0.95]", "[0.9,0.99]"])
     folder = sweep(tmp_path / "three", choices, lambda c: [0.5 + 0.1 * choices.index(c)])
     maps = heat_map(trained(read_sweep(folder)), "val/loss").axes[:2]
     assert [panel.get_title() for panel in maps] == ["betas = [0.9,0.95]", "betas = [0.9,0.99]"]
@@ -340,12 +331,12 @@ def test_seeds_alone_and_one_key_and_three(tmp_path):
 
 
 def frechet(choice, scale):
-    return 10 + 100 * (choice["model.class_dropout"] - 0.2) ** 2 + 5 * (scale - 1.5) ** 2 + choice["seed"]
+    return 10 + 100 * (choice["dropout.class"] - 0.2) ** 2 + 5 * (scale - 1.5) ** 2 + choice["seed"]
 
 
 def with_scores(folder, **odd):
     """Scores at three scales at two steps, in the folders of a sweep of train.py."""
-    choices = product(diffusion=["a", "b"], model__class_dropout=[0.1, 0.2], seed=[0, 1])
+    choices = product(diffusion=["a", "b"], dropout__class=[0.1, 0.2], seed=[0, 1])
     sweep(folder, choices, lambda _: [0.5])
     for number, choice in enumerate(choices):
         rows = [real_row({"frechet": 4.0, "accuracy": 0.99})]
@@ -362,10 +353,10 @@ def test_scores_have_a_row_a_scale_and_stand_beside_real_pictures(tmp_path):
     table = tables(text)[1]
     assert len(table) == 2 * 2 * 3 + 1
     for row in table[:-1]:
-        choice = {"diffusion": row["diffusion"], "model.class_dropout": float(row["model.class_dropout"])}
+        choice = {"diffusion": row["diffusion"], "dropout.class": float(row["dropout.class"])}
         values = [frechet(choice | {"seed": seed}, float(row["scale"])) for seed in (0, 1)]
         assert row["Frechet distance"].strip("*") == f"{fmean(values):.2f} ± {stdev(values):.2f}"
-    best = [(row["model.class_dropout"], row["scale"]) for row in table if row["Frechet distance"].startswith("**")]
+    best = [(row["dropout.class"], row["scale"]) for row in table if row["Frechet distance"].startswith("**")]
     assert best == [("0.2", "1.5")] * 2
     best = {row["scale"] for row in table if row["class accuracy"].startswith("**")}
     assert best == {"2"}
@@ -383,9 +374,9 @@ def test_scores_have_a_row_a_scale_and_stand_beside_real_pictures(tmp_path):
     assert "Warning" not in text
     real = scored(read_sweep(tmp_path / "s"))
     figure = against_scale(*real, "frechet")
-    assert [panel.get_title() for panel in figure.axes] == ["class_dropout = 0.1", "class_dropout = 0.2"]
+    assert [panel.get_title() for panel in figure.axes] == ["class = 0.1", "class = 0.2"]
     assert list(figure.axes[0].lines[0].get_xdata()) == [1.0, 1.5, 2.0]
-    first = {"model.class_dropout": 0.1}
+    first = {"dropout.class": 0.1}
     assert list(figure.axes[0].lines[0].get_ydata()) == pytest.approx(
         [fmean(frechet(first | {"seed": seed}, scale) for seed in (0, 1)) for scale in (1.0, 1.5, 2.0)]
     )
@@ -530,13 +521,13 @@ def test_the_command_is_what_the_guide_says(plain):
 @pytest.mark.slow
 def test_a_real_sweep_ends_in_its_report(tmp_path):
     command = [sys.executable, "train.py", "-m", "experiment=digits", "debug=fast"]
-    command += ["diffusion=flow_linear,ddpm_cosine", "model.class_dropout=0.1,2"]
+    command += ["diffusion=flow_linear,ddpm_cosine", "dropout.class=0.1,2"]
     run = subprocess.run([*command, f"hydra.sweep.dir={tmp_path}"], cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 1
     assert f"report: {tmp_path}/report.html" in run.stdout
     text = said(tmp_path)
     assert "4 trials: 2 finished, 2 failed." in text
-    assert "#1 diffusion=flow_linear model.class_dropout=2 failed: " in text
+    assert "#1 diffusion=flow_linear dropout.class=2 failed: " in text
     (table,) = tables(text)
     told = json.loads((tmp_path / "sweep.json").read_text())["trials"]
     for row, trial in zip(table, told, strict=True):

@@ -66,11 +66,11 @@ def fingerprint(value: Any) -> str:
 
 
 def _of(loaded: Loaded) -> Any:
-    if loaded.passport["data"]["normalisation"].get("name") != "Latents":  # whose autoencoder is not here
-        codec_from_spec(loaded.passport["data"]["normalisation"])
-    if loaded.passport["pictures"]:
+    if loaded.metadata.codec.get("name") != "Latents":  # whose autoencoder is not here
+        codec_from_spec(loaded.metadata.codec)
+    if loaded.metadata.pictures:
         pictures_from_spec(loaded.pictures)
-    config = {**loaded.passport, "config": None}  # for people
+    config = {**loaded.metadata, "config": None}  # for people
     return dict(loaded.network.state_dict()), config, loaded.weights, loaded.step
 
 
@@ -93,7 +93,7 @@ def _snapshots(folder: Path) -> list[Path]:
 
 
 def _diffusers(folder: Path) -> list[Path]:
-    export_diffusers(load(checkpoint(folder / "made.ckpt", class_dropout=0.3, time_endpoint=True)), folder / "pipeline")
+    export_diffusers(load(checkpoint(folder / "made.ckpt", dropout=0.3, time_endpoint=True)), folder / "pipeline")
     (folder / "made.ckpt").unlink()
     return sorted(file for file in (folder / "pipeline").rglob("*") if file.is_file())
 

@@ -32,7 +32,7 @@ def nothing_is_instantiated(monkeypatch):
 
 def uses(loaded):
     """What the scripts build of a checkpoint."""
-    codec_from_spec(loaded.passport["data"]["normalisation"])
+    codec_from_spec(loaded.metadata.codec)
     pictures_from_spec(loaded.pictures)
 
 
@@ -122,14 +122,14 @@ def test_a_network_larger_than_its_file_is_never_built(tmp_path):
         ("image_size", 2**24, "tokens a picture, of which 262,144 are allowed"),
         ("num_classes", 10**12, "shape of label_embed.table.weight is"),
     ):
-        contents["passport"]["model"] = {**contents["passport"]["model"], key: value}
+        contents["metadata"]["network"] = {**contents["metadata"]["network"], key: value}
         torch.save(contents, tmp_path / "x.ckpt")
         tracemalloc.start()
         with pytest.raises(ValueError, match=why):
             load(tmp_path / "x.ckpt")
         assert tracemalloc.get_traced_memory()[1] < 2**27
         tracemalloc.stop()
-        contents["passport"] = torch.load(tmp_path / "good.ckpt", weights_only=True)["passport"]
+        contents["metadata"] = torch.load(tmp_path / "good.ckpt", weights_only=True)["passport"]
 
 
 def test_a_hub_name_in_a_file_is_not_fetched(monkeypatch):
@@ -161,9 +161,9 @@ def test_the_scripts_take_a_file_for_data(script, tmp_path, proof, monkeypatch, 
     monkeypatch.undo()
     checkpoint(tmp_path / "good.ckpt")
     contents = torch.load(tmp_path / "good.ckpt", weights_only=True)
-    contents["passport"] |= {"pictures": call(proof)} if script == "evaluate" else {}
+    contents["metadata"] |= {"pictures": call(proof)} if script == "evaluate" else {}
     if script == "train":
-        contents["passport"]["path"] = {"name": "LinearFlow", "time_scale": call(proof)}
+        contents["metadata"]["path"] = {"name": "LinearFlow", "time_scale": call(proof)}
     torch.save(contents, tmp_path / "x.ckpt")
     told = {
         "evaluate": [f"checkpoint={tmp_path}/x.ckpt", "images=20", f"cache={tmp_path}/cache"],

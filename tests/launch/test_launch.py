@@ -326,4 +326,4 @@ def test_training_in_two_processes(starter, tmp_path):
     assert [f.name for f in (tmp_path / "csv").iterdir()] == ["version_0"]
     contents = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
     assert contents["global_step"] == 4
-    assert contents["passport"]["config"]["trainer"]["devices"] == 2
+    assert contents["metadata"]["config"]["trainer"]["devices"] == 2

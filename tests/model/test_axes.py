@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from data import Digits
-from dit.diffusion import MSE, Denoiser, LinearFlow, Uniform
+from dit.diffusion import Denoiser, LinearFlow, Uniform
 from dit.model import DiT
 from dit.model.__main__ import presets
 from dit.model.attention import BACKENDS, SelfAttention, attend
@@ -21,6 +21,7 @@ from dit.model.count import count
 from dit.model.mlp import MLPS, SwiGLU
 from dit.model.norm import NORMS
 from dit.model.position import POSITIONS, AxialRotary, rotate, unrotated_before
+from dit.objectives import MSE
 from tests.model.test_dit import awake, batch, gradients, tiny
 
 # The first value of each is the default. `attention` holds what is installed here.
@@ -409,7 +410,7 @@ GFLOPS = {  # Peebles and Xie 2023, tables 1 and 4: multiply-adds of one forward
 
 @pytest.mark.parametrize(("name", "patch_size"), GFLOPS)
 def test_gflops_of_dit_are_those_of_the_paper(name, patch_size):
-    _, gflops = count(**presets()[name] | {"patch_size": patch_size, "learn_variance": True})
+    _, gflops = count({"name": "dit"} | presets()[name] | {"patch_size": patch_size, "learn_variance": True})
     assert gflops == pytest.approx(GFLOPS[name, patch_size], abs=0.03)
 
 
@@ -419,7 +420,7 @@ def test_gflops_of_dit_are_those_of_the_paper(name, patch_size):
 )
 def test_gflops_of_the_conditionings_are_those_of_the_paper(conditioning, expected):
     """Peebles and Xie 2023, section 5, of DiT-XL/2."""
-    _, gflops = count(**presets()["dit_xl"] | {"conditioning": conditioning, "learn_variance": True})
+    _, gflops = count({"name": "dit"} | presets()["dit_xl"] | {"conditioning": conditioning, "learn_variance": True})
     assert gflops == pytest.approx(expected, abs=0.06)
 
 
@@ -433,13 +434,16 @@ def test_gflops_of_the_conditionings_are_those_of_the_paper(conditioning, expect
     ],
 )  # fmt: skip
 def test_presets_are_as_large_as_published(name, millions, gflops):
-    parameters, counted = count(**presets()[name])
+    parameters, counted = count({"name": "dit"} | presets()[name])
     assert round(parameters / 1e6) == pytest.approx(millions, abs=0.5)
     assert counted == pytest.approx(gflops, abs=0.06)
 
 
 def test_adaln_single_has_a_third_fewer_weights():
-    sizes = [count(**presets()["dit_xl"] | {"conditioning": name})[0] for name in ("adaln_single", "adaln_zero")]
+    sizes = [
+        count({"name": "dit"} | presets()["dit_xl"] | {"conditioning": name})[0]
+        for name in ("adaln_single", "adaln_zero")
+    ]
     assert sizes[0] / sizes[1] == pytest.approx(2 / 3, abs=0.02)
 
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from dit.model import DiT
 from dit.model.attention import BACKENDS, SelfAttention, attend
-from dit.model.embed import LabelEmbed, TimeEmbed, patchify, unpatchify
+from dit.model.embed import TimeEmbed, patchify, unpatchify
 from dit.model.position import sincos_positions
 
 
@@ -181,35 +181,20 @@ def test_time_is_embedded_in_float32():
     assert (a - b).abs().max() > 0
 
 
-@pytest.mark.parametrize("rate", [0.0, 0.3, 1.0])
-def test_labels_drop_per_sample_at_the_stated_rate(rate):
-    embed = LabelEmbed(5, 4, rate).train()
-    labels = torch.full((20_000,), 2)
-    dropped = (embed(labels, 20_000) == embed.table.weight[5]).all(1)
-    # Five standard errors of a fair count.
-    assert float(dropped.float().mean()) == pytest.approx(rate, abs=5 * (rate * (1 - rate) / 20_000) ** 0.5)
-    assert not (embed.eval()(labels, 20_000) == embed.table.weight[5]).all(1).any()
-
-
-def test_dropped_label_null_label_and_no_label_are_the_same():
+def test_the_null_label_and_no_label_are_the_same():
     network, (x, time, labels) = awake(tiny()).eval(), batch()
     null = network(x, time, torch.full_like(labels, network.null_label))
     assert torch.equal(network(x, time, None), null)
-    assert torch.equal(network(x, time, labels, drop=torch.ones(3, dtype=torch.bool)), null)
-    mixed = network(x, time, labels, drop=torch.tensor([False, True, False]))
+    mixed = network(x, time, torch.where(torch.tensor([False, True, False]), network.null_label, labels))
     kept = network(x, time, labels)
     for row, expected in zip(mixed, (kept[0], null[1], kept[2]), strict=True):
         torch.testing.assert_close(row, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("num_classes", [0, 1, 2, 10, 1000])
-def test_the_null_row_exists_at_every_rate(num_classes):
-    shapes = [
-        {name: p.shape for name, p in tiny(num_classes=num_classes, class_dropout=rate).named_parameters()}
-        for rate in (0, 0.1, 1)
-    ]
-    assert shapes[0] == shapes[1] == shapes[2]
-    assert shapes[0]["label_embed.table.weight"][0] == num_classes + 1
+def test_the_null_row_is_always_there(num_classes):
+    shapes = {name: p.shape for name, p in tiny(num_classes=num_classes).named_parameters()}
+    assert shapes["label_embed.table.weight"][0] == num_classes + 1
     x, time, _ = batch()
     assert tiny(num_classes=num_classes)(x, time, torch.full((3,), num_classes)).shape == x.shape
 
@@ -225,11 +210,8 @@ def test_unconditional_network_ignores_labels():
         ({"patch_size": 3}, r"model\.patch_size must divide the image size 8, got 3"),
         ({"patch_size": 0}, r"model\.patch_size must be a whole number of at least 1, got 0"),
         ({"depth": 1.5}, r"model\.depth must be a whole number of at least 1, got 1\.5"),
-        ({"class_dropout": "x"}, r"model\.class_dropout must be in \[0, 1\], got 'x'"),
         ({"num_heads": 5}, r"model\.num_heads must divide hidden_size 32, got 5"),
         ({"hidden_size": 34, "num_heads": 2}, r"model\.hidden_size must be a multiple of 4 .* got 34"),
-        ({"class_dropout": 1.5}, r"model\.class_dropout must be in \[0, 1\], got 1\.5"),
-        ({"class_dropout": -0.1}, r"model\.class_dropout must be in \[0, 1\], got -0\.1"),
         ({"num_classes": -1}, r"model\.num_classes must be a whole number of at least 0, got -1"),
         ({"attention": "magic"}, r"model\.attention must be one of sdpa, flash_attn, xformers, reference, got 'magic'"),
     ],

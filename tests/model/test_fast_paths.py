@@ -88,7 +88,7 @@ def network_of(axes, compiled):
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     if compiled:
-        network.compile_blocks("aot_eager")
+        network.compile_in_place("aot_eager")
     return network, (torch.randn(4, 3, 8, 8), torch.rand(4) * 999, torch.arange(4))
 
 
@@ -96,7 +96,7 @@ def trained(axes, compiled, precision):
     """Output and gradients."""
     network, (x, time, labels) = network_of(axes, compiled)
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
-        output = network(x, time, labels, drop=torch.zeros(4, dtype=torch.bool))
+        output = network(x, time, labels)
     output.float().square().mean().backward()
     return [output.detach(), *(parameter.grad for parameter in network.parameters())]
 

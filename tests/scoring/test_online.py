@@ -113,8 +113,8 @@ def test_what_cannot_be_scored_is_refused_before_training(tmp_path, changes, mes
 
 
 def test_a_model_without_dropout_is_scored_without_guidance(tmp_path, caplog):
-    fit(tmp_path, 4, class_dropout=0.0)
+    fit(tmp_path, 4, dropout=0.0)
     assert [row["name"] for row in rows(tmp_path)] == ["CFG 1"]
     assert "1 of 2 callbacks.score.scales are left out: " in caplog.text
     with pytest.raises(ValueError, match="dropout"):
-        fit(tmp_path / "b", 4, score=online(tmp_path, scales=[2, 3]), class_dropout=0.0)
+        fit(tmp_path / "b", 4, score=online(tmp_path, scales=[2, 3]), dropout=0.0)

@@ -120,7 +120,7 @@ def test_every_channel_is_guided(channel):
 
 
 def test_guidance_without_a_trained_null_class_is_refused():
-    with pytest.raises(ValueError, match=r"guidance\.scale=2 needs .* class_dropout 0, so only guidance\.scale=1"):
+    with pytest.raises(ValueError, match=r"guidance\.scale=2 needs .* dropout.class 0, so only guidance\.scale=1"):
         sample(Gaussian(LinearFlow()), NOISE, LABELS, grid=make_grid(LinearFlow(), 2), guidance=CFG(2.0))
     with pytest.raises(ValueError, match=r"guidance\.scale=2 needs class labels"):
         run(CFG(2.0), labels=None)
@@ -264,7 +264,7 @@ def test_bad_settings_of_tnr_are_refused():
         TNR(CFG(1.0), at="middle")
     with pytest.raises(ValueError, match=r"p > 0 and u_min >= 0, got p=0 and u_min=0"):
         TNR(CFG(1.0), p=0)
-    with pytest.raises(ValueError, match="class_dropout 0"):
+    with pytest.raises(ValueError, match=r"dropout\.class 0"):
         sample(Gaussian(LinearFlow()), NOISE, LABELS, grid=make_grid(LinearFlow(), 2), guidance=TNR(CFG(2.0)))
 
 
@@ -974,7 +974,7 @@ def test_mistakes_are_refused_before_the_first_call():
             bare,
             Compose((1,), (2.0,)),
             None,
-            r"guidance\.classes=\[1\] needs a model trained with class_dropout",
+            r"guidance\.classes=\[1\] needs a model trained with dropout.class",
         ),
         (bare, CFGPlusPlus(0.6), MIX_LABELS, r"guidance\.lam=0\.6 needs a prediction without class"),
         (bare, APG(2.0), MIX_LABELS, r"guidance\.scale=2 needs a prediction without class"),

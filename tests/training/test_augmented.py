@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from data import Karras
-from dit.checkpoint import load, read
+from dit.checkpoint import Metadata, load
 from dit.solvers import CFG, Sampler
 from dit.training import Preview, SaveCheckpoint
+from tests.checkpoint.ours import passport
 from tests.training.tiny import assert_same, digits, module, state, trainer
 
 
@@ -43,7 +44,7 @@ def test_what_a_step_is_given_is_what_was_done(tmp_path):
     data = digits(augment=Karras(probability=0.5))
     model, seen = module(data, augment_dim=9), []
     losses = model.losses
-    model.losses = lambda x0, *rest, **told: seen.append((x0, told)) or losses(x0, *rest, **told)
+    model.losses = lambda x0, y, drawn, told: seen.append((x0, told)) or losses(x0, y, drawn, told)
     step = model.training_step
     model.training_step = lambda batch, batch_idx: seen.append(batch) or step(batch, batch_idx)
     trainer(tmp_path, 1).fit(model, data)
@@ -67,7 +68,8 @@ def test_samples_and_validation_are_told_nothing(tmp_path):
     assert len(given) > 4 + 14
     assert (tmp_path / "step_0000004.png").is_file()
     loaded = load(tmp_path / "last.ckpt")
-    assert loaded.passport["data"]["augment_dim"] == loaded.network.augment_dim == 9
+    assert loaded.metadata.conditions == {"augment": [9]}
+    assert loaded.denoiser.optional == {"augment"}
     (batch,) = sampler.batches(loaded.denoiser, [1, 2], loaded.shape)
     assert batch.x0.isfinite().all()
     with torch.no_grad():
@@ -83,7 +85,7 @@ def test_accumulated_and_compiled_training_runs(tmp_path):
 @pytest.mark.parametrize(
     ("augment", "message"),
     [
-        (None, r"cannot resume: the checkpoint's model is .*'augment_dim': 9"),
+        (None, r"cannot resume: the checkpoint's network is .*'augment_dim': 9"),
         (
             Karras(probability=0.2),
             r"with data\.augment\.probability=0\.2: the checkpoint was trained with 0\.12, and",
@@ -100,7 +102,8 @@ def test_resuming_with_another_augmentation_is_refused(tmp_path, augment, messag
 
 @pytest.mark.parametrize(("augment", "dim", "told"), [(None, 9, 0), (Karras(), 0, 9), (Karras(), 5, 9)])
 def test_a_network_that_is_told_something_else_is_refused(augment, dim, told):
-    message = rf"model\.augment_dim must be {told}, as many numbers as data\.augment tells of a picture, got {dim}"
+    said = ["none" if numbers == 0 else rf"\[{numbers}\]" for numbers in (told, dim)]
+    message = rf"condition augment: the pictures come with {said[0]}, the model takes {said[1]}"
     with pytest.raises(ValueError, match=message):
         module(digits(augment=augment), augment_dim=dim)
 
@@ -108,12 +111,12 @@ def test_a_network_that_is_told_something_else_is_refused(augment, dim, told):
 def test_checkpoints_of_before_there_was_augmentation_load_and_resume(tmp_path):
     straight = fit(tmp_path / "a", 4, augment=None)
     fit(tmp_path / "b", 2, augment=None, callbacks=[SaveCheckpoint(str(tmp_path / "b"), every_n_steps=2)])
-    contents = read(tmp_path / "b" / "last.ckpt")
+    contents = torch.load(tmp_path / "b" / "last.ckpt", weights_only=True)
+    contents["passport"] = passport(Metadata.from_dict(contents.pop("metadata")))
     del contents["passport"]["model"]["augment_dim"]
     del contents["Digits"]["augment"]
-    assert "augment_dim" not in contents["passport"]["data"]
     torch.save(contents, tmp_path / "old.ckpt")
     assert load(tmp_path / "old.ckpt").network.augment_dim == 0
     assert_same(state(*straight), state(*fit(tmp_path / "c", 4, augment=None, resume=tmp_path / "old.ckpt")))
-    with pytest.raises(ValueError, match=r"cannot resume: the checkpoint's model is .*'augment_dim': 0"):
+    with pytest.raises(ValueError, match=r"cannot resume: the checkpoint's network is .*'augment_dim': 0"):
         fit(tmp_path / "d", 4, resume=tmp_path / "old.ckpt")

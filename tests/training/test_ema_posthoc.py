@@ -2,6 +2,7 @@
 
 import shutil
 import weakref
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -9,12 +10,12 @@ import torch
 
 import dit.tensors
 from dit.checkpoint import Stored, list_snapshots, load, reconstruct, write_snapshot
-from dit.checkpoint.passport import read_safetensors
+from dit.checkpoint.stored import read_safetensors
 from dit.tensors import TensorFile
 from dit.training import Ema, PowerEma, SaveCheckpoint, SaveSnapshots
 from dit.training.posthoc_ema import main
 from dit.training.schedule import constant
-from tests.checkpoint.ours import PASSPORT
+from tests.checkpoint.ours import METADATA
 from tests.configs.test_configs import composed
 from tests.test_scripts import run as script
 from tests.training.tiny import assert_same, digits, module, state, trainer
@@ -26,7 +27,7 @@ def fit(folder, steps, every, lengths=TRACKED, resume=None, accumulate=1, save=1
     """A run in `folder` with snapshots and checkpoints, as train.py lays them out."""
     data = digits()
     model = module(data, ema=PowerEma(lengths), scheduler=partial(constant, warmup=3))
-    model.passport["config"] = {"note": note}
+    model.metadata = replace(model.metadata, config={"note": note})
     callbacks = [
         SaveSnapshots(str(folder / "ema"), every, dtype),
         SaveCheckpoint(str(folder / "checkpoints"), every_n_steps=save),
@@ -95,7 +96,7 @@ def test_float16_costs_a_rounding_of_the_weights(ran, tmp_path):
 
 
 def test_a_value_beyond_float16_stays(tmp_path):
-    stored = Stored(PASSPORT, "ema length 0.05", 1)
+    stored = Stored(METADATA, "ema length 0.05", 1)
     write_snapshot(tmp_path / "ema", {"a": torch.tensor([1e5, 1.0]), "b": torch.ones(2)}, stored, torch.float16)
     assert {k: v.tolist() for k, v in reconstruct(tmp_path, 0.05).state().items()} == {"a": [1e5, 1.0], "b": [1.0, 1.0]}
 
@@ -164,8 +165,8 @@ def test_snapshots_of_steps_made_again_are_removed_and_missing_ones_written(tmp_
     for name in ("step_0000004_length_0.05", "step_0000009_length_0.1"):
         shutil.copy(folder / "step_0000002_length_0.05.safetensors", tmp_path / "copy")
         (folder / f"{name}.safetensors").unlink(missing_ok=True)
-    passport = list_snapshots(folder)[0].stored.passport
-    write_snapshot(folder, {"x": torch.ones(1)}, Stored(passport, "ema length 0.1", 9), torch.float16)
+    metadata = list_snapshots(folder)[0].stored.metadata
+    write_snapshot(folder, {"x": torch.ones(1)}, Stored(metadata, "ema length 0.1", 9), torch.float16)
     (folder / ".step_0000008_length_0.1.safetensors.77.tmp").write_bytes(b"half")  # in the middle of writing one
     fit(tmp_path, 6, every=2, resume=tmp_path / "checkpoints/last.ckpt")
     after = contents(folder)
@@ -185,7 +186,7 @@ def test_snapshots_of_another_run_are_not_touched(tmp_path):
 
 
 def test_a_failed_write_leaves_the_old_snapshot(tmp_path, monkeypatch):
-    stored = Stored(PASSPORT, "ema length 0.05", 1)
+    stored = Stored(METADATA, "ema length 0.05", 1)
     write_snapshot(tmp_path, {"a": torch.ones(2)}, stored, torch.float32)
     before = contents(tmp_path)
 
@@ -226,7 +227,7 @@ def test_the_command_writes_what_loads(ran, tracked, tmp_path, capsys):
     assert capsys.readouterr().out == f"40 snapshots up to step 100, 2.5e-03 off\n{tmp_path}/a.safetensors\n"
     loaded = load(tmp_path / "a.safetensors")
     assert (loaded.weights, loaded.step) == ("ema length 0.07", 100)
-    assert loaded.passport == load(ran / "checkpoints/last.ckpt").passport
+    assert loaded.metadata == load(ran / "checkpoints/last.ckpt").metadata
     assert distance(dict(loaded.network.state_dict()), tracked[0.07]) < 1e-4
     assert load(tmp_path / "a.safetensors", 0.07).weights == "ema length 0.07"
     with pytest.raises(ValueError, match=r"weights must be ema or length 0\.07 where a file has one set"):

@@ -11,8 +11,9 @@ import torch
 
 from data import Pixels
 from dit.checkpoint import load
-from dit.diffusion import MSE, DiscreteVP, HybridVLB
+from dit.diffusion import DiscreteVP
 from dit.model import DiT
+from dit.objectives import MSE, HybridVLB
 from dit.training import SaveCheckpoint, start_from
 from tests.data.test_data import tree  # noqa: F401
 from tests.training.tiny import digits, module, trainer
@@ -23,7 +24,7 @@ DIGITS = [str(n) for n in range(10)]
 
 
 def facts(names):
-    return {"class_names": names, "normalisation": Pixels().spec}
+    return {"class_names": names, "codec": Pixels().spec}
 
 
 @pytest.fixture(scope="module")
@@ -94,9 +95,9 @@ def test_two_overrides_fine_tune_on_ones_own_pictures(checkpoint, tree, tmp_path
     assert "its 10 classes become 3" in done.stdout
     tuned, start = load(tmp_path / "run" / "checkpoints" / "last.ckpt"), load(checkpoint)
     assert tuned.class_names == ["ant", "bee", "cat"]
-    assert tuned.passport["model"] == {**start.passport["model"], "num_classes": 3}
-    assert tuned.passport["path"] == start.passport["path"]
-    assert tuned.passport["config"]["model"]["hidden_size"] == 16
+    assert tuned.metadata.network == {**start.metadata.network, "num_classes": 3}
+    assert tuned.metadata.path == start.metadata.path
+    assert tuned.metadata.config["model"]["hidden_size"] == 16
 
 
 def test_another_resolution_is_told(checkpoint):
@@ -124,9 +125,9 @@ def test_whatever_follows_model_and_diffusion_follows_those_of_the_checkpoint(le
     done = train(*run)
     assert done.returncode == 0, done.stdout + done.stderr
     tuned = load(tmp_path / "checkpoints" / "last.ckpt")
-    config = tuned.passport["config"]
-    assert config["loss"]["inner"]["space"] == tuned.passport["kind"] == "v"
-    assert config["loss"]["path"]["spec"] == tuned.passport["path"] == DiscreteVP.cosine().spec
+    config = tuned.metadata.config
+    assert config["loss"]["inner"]["space"] == tuned.metadata.kind == "v"
+    assert config["loss"]["path"]["spec"] == tuned.metadata.path == DiscreteVP.cosine().spec
     assert config["model"]["norm"] == "rmsnorm"
     assert tuned.denoiser.learned_variance
     again = train(*run, f"resume={tmp_path}/checkpoints/last.ckpt", "trainer.max_steps=6")
@@ -136,11 +137,11 @@ def test_whatever_follows_model_and_diffusion_follows_those_of_the_checkpoint(le
 
 def test_classes_of_an_import_without_names_are_no_classes_of_ones_own(checkpoint):
     loaded = load(checkpoint)
-    imported = replace(loaded, passport=loaded.passport | {"config": {"imported_from": "dit"}})
+    imported = replace(loaded, metadata=replace(loaded.metadata, pictures=None))
     assert "rows begin afresh" in start_from(fresh(), imported, facts(DIGITS))
 
 
 def test_pictures_normalised_otherwise_are_refused(checkpoint):
-    other = {"class_names": DIGITS, "normalisation": Pixels(0.2, 0.3).spec}
+    other = {"class_names": DIGITS, "codec": Pixels(0.2, 0.3).spec}
     with pytest.raises(ValueError, match=r"trained on pictures normalised by .*0\.5.*, these are by .*0\.3"):
         start_from(fresh(), load(checkpoint), other)

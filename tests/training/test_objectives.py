@@ -5,18 +5,15 @@ import torch
 
 from dit.checkpoint import load
 from dit.diffusion import (
-    MSE,
     DiscreteVP,
-    HybridVLB,
-    LearnedUncertainty,
     LinearFlow,
     LogitNormal,
     LogNormalSigma,
     LogUniformSigma,
-    MinSNR,
     Uniform,
     VarianceExploding,
 )
+from dit.objectives import MSE, HybridVLB, LearnedUncertainty, MinSNR
 from dit.solvers import CFG, Ancestral, Heun, Sampler
 from dit.training import SaveCheckpoint
 from tests.training.tiny import assert_same, digits, module, state, trainer

@@ -169,9 +169,9 @@ def test_another_accumulation_goes_on_with_the_same_pictures_and_draws(tmp_path,
                 seen[name].append([u.tolist()])
             return u
 
-        def watch(x0, labels, t, eps, **conditions):
-            seen[name][-1] += [labels.tolist(), t.tolist()]
-            return losses(x0, labels, t, eps, **conditions)
+        def watch(x0, labels, randomness, conditions):
+            seen[name][-1] += [labels.tolist(), randomness.t.tolist()]
+            return losses(x0, labels, randomness, conditions)
 
         monkeypatch.setattr("dit.training.module.uniforms", drawn)
         model.losses = watch
@@ -241,7 +241,7 @@ def test_auto_takes_the_newest_good_checkpoint_and_says_so(tmp_path, capsys, mon
     fit(tmp_path, 5)
     for file in (tmp_path / "last.ckpt", tmp_path / "previous.ckpt"):
         contents = torch.load(file, weights_only=True)
-        contents["passport"]["config"] = CONFIG
+        contents["metadata"]["config"] = CONFIG
         contents["run"]["validation_loss"] = 0.25
         torch.save(contents, file)
     assert find_start(None, tmp_path, 9, CONFIG).file is None

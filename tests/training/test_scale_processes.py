@@ -12,7 +12,8 @@ from lightning.pytorch.strategies import DDPStrategy
 from PIL import Image
 
 from dit.checkpoint import load, read
-from dit.diffusion import MSE, LearnedUncertainty, LinearFlow
+from dit.diffusion import LinearFlow
+from dit.objectives import MSE, LearnedUncertainty
 from dit.solvers import Sampler
 from dit.training import FullySharded, Preview, Rollback, RunLog, SaveCheckpoint, StabilityLog
 from tests.scoring.test_online import online
@@ -28,7 +29,7 @@ def fit(folder, steps, resume=None, network=None, poison=(), on_nonfinite=None, 
     a loss with weights of its own, validation and previews."""
     data = digits(16, mirror=True)
     objective = {"path": LinearFlow(), "kind": "velocity", "loss": LearnedUncertainty(MSE("velocity"))}
-    sizes = {"depth": 2, "class_dropout": 0.3, "position": "learned", **(network or {})}
+    sizes = {"depth": 2, "dropout": 0.3, "position": "learned", **(network or {})}
     model = poisoned(module(data, objective=objective, on_nonfinite=on_nonfinite, **sizes), *poison)
     callbacks = [
         SaveCheckpoint(str(folder), every_n_steps=3),

@@ -19,9 +19,9 @@ def poisoned(model, *numbers):
     draw = model.draw
 
     def drawn(which, batch_size, x0):
-        t, eps, drop = draw(which, batch_size, x0)
+        good = draw(which, batch_size, x0)
         bad = torch.isin(which, torch.tensor(numbers))
-        return t, eps.masked_fill(bad[:, None, None, None], math.nan), drop
+        return good._replace(eps=good.eps.masked_fill(bad[:, None, None, None], math.nan))
 
     model.draw = drawn
     return model
@@ -79,7 +79,7 @@ def test_the_whole_batch_is_written_before_it_stops(tmp_path, accumulate):
 
     def watch(model):
         losses = model.losses
-        model.losses = lambda x0, y, t, eps, **more: seen.append((y, t)) or losses(x0, y, t, eps, **more)
+        model.losses = lambda x0, y, drawn, told: seen.append((y, drawn.t)) or losses(x0, y, drawn, told)
 
     fit(tmp_path / "again", 4, edit=watch, accumulate_grad_batches=accumulate)
     labels, times = (torch.cat(parts[-accumulate:]) for parts in zip(*seen, strict=True))
@@ -157,9 +157,9 @@ def test_the_log_of_losses_by_level_is_their_mean(tmp_path):
     def watch(model):
         losses = model.losses
 
-        def watched(x0, y, t, eps, **more):
-            value = losses(x0, y, t, eps, **more)
-            seen.append((model.global_step, t, value.detach()))
+        def watched(x0, y, drawn, told):
+            value = losses(x0, y, drawn, told)
+            seen.append((model.global_step, drawn.t, value.per_sample.detach()))
             return value
 
         model.losses = watched

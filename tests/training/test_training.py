@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from importlib.metadata import version
 from types import SimpleNamespace
 
 import pytest
@@ -10,9 +11,10 @@ from lightning import Callback, Trainer
 from PIL import Image
 
 from data.split import Batch, InMemory
-from dit.checkpoint import check_resume, load, read
-from dit.diffusion import MSE, LinearFlow, LogitNormal, Uniform
+from dit.checkpoint import Metadata, check_resume, load, read
+from dit.diffusion import LinearFlow, LogitNormal, Uniform
 from dit.model import DiT
+from dit.objectives import MSE, Losses
 from dit.output import contact_sheet
 from dit.solvers import CFG, Sampler
 from dit.training import DiTModule, Ema, LevelLoss, Preview, SaveCheckpoint, make_trainer
@@ -83,7 +85,7 @@ def test_every_rank_draws_its_own_noise(tmp_path, monkeypatch):
             accumulate_grad_batches=1,
         )
         monkeypatch.setattr(
-            model, "losses", lambda x0, y, t, eps, drop, rank=rank: drawn.setdefault(rank, eps).mean((1, 2, 3))
+            model, "losses", lambda x0, y, r, told, rank=rank: Losses(drawn.setdefault(rank, r.eps).mean((1, 2, 3)))
         )
         model.training_step(Batch(torch.zeros(2, 1, 8, 8), torch.zeros(2).long(), torch.arange(2)), 0)
     assert not torch.equal(drawn[0], drawn[1])
@@ -102,7 +104,7 @@ def test_bfloat16_training_keeps_weights_and_averages_in_float32(tmp_path):
 def test_training_overfits_one_batch(tmp_path):
     settings = {"limit_train_batches": 1}
     data = digits(16)
-    model = module(data, class_dropout=0.0, hidden_size=64, depth=2, patch_size=2, scheduler=constant)
+    model = module(data, dropout=0.0, hidden_size=64, depth=2, patch_size=2, scheduler=constant)
     seen = []
     model.log = lambda name, value, **_: seen.append(float(value.detach()))
     trainer(tmp_path, 300, **settings).fit(model, data)
@@ -112,7 +114,7 @@ def test_training_overfits_one_batch(tmp_path):
 
 def test_accumulated_half_batches_equal_the_full_batch(tmp_path):
     """Times, noise and dropped labels go by the number of the picture: 2 x 8 accumulated is 1 x 16, to rounding."""
-    runs = [fit(tmp_path / str(n), 4, class_dropout=0.5, settings={"accumulate_grad_batches": n}) for n in (1, 2)]
+    runs = [fit(tmp_path / str(n), 4, dropout=0.5, settings={"accumulate_grad_batches": n}) for n in (1, 2)]
     assert [run.fit_loop.total_batch_idx + 1 for _, run in runs] == [4, 8]
     for a, b in zip(runs[0][0].parameters(), runs[1][0].parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=2e-5)
@@ -297,18 +299,20 @@ def test_validation_logs_levels_of_averaged_and_raw_weights(tmp_path):
 
 
 def test_checkpoints_hold_plain_containers_and_tell_everything(tmp_path):
-    fit(tmp_path, 3, callbacks=[SaveCheckpoint(str(tmp_path), every_n_steps=2)], class_dropout=0.2)
+    model, _ = fit(tmp_path, 3, callbacks=[SaveCheckpoint(str(tmp_path), every_n_steps=2)], dropout=0.2)
     assert sorted(f.name for f in tmp_path.glob("*.ckpt*")) == ["last.ckpt", "previous.ckpt"]
     assert not list(tmp_path.glob(".*tmp"))
     contents = torch.load(tmp_path / "last.ckpt", weights_only=True)
-    passport = contents["passport"]
     assert contents["global_step"] == 3
-    assert passport["model"]["class_dropout"] == 0.2
-    assert passport["path"] == {"name": "LinearFlow", "time_scale": 1000.0}
-    assert passport["kind"] == "velocity"
-    assert passport["data"]["class_names"] == list("0123456789")
-    assert passport["data"]["normalisation"] == {"name": "Pixels", "mean": 0.5, "std": 0.5}
-    assert passport["config"] == {"note": "tiny"}
+    metadata = Metadata.from_dict(contents["metadata"])
+    assert metadata.network == model.network.spec
+    assert metadata.dropout == {"class": 0.2}
+    assert metadata.path == {"name": "LinearFlow", "time_scale": 1000.0}
+    assert metadata.kind == "velocity"
+    assert metadata.class_names == list("0123456789")
+    assert metadata.codec == {"name": "Pixels", "mean": 0.5, "std": 0.5}
+    assert metadata.config == {"note": "tiny"}
+    assert (metadata.ditlab, metadata.torch) == (version("ditlab"), torch.__version__)
     assert set(contents["ema"]["averages"]) == {"0.9", "0.5"}
 
 
@@ -337,7 +341,7 @@ def test_compiled_training_writes_the_same_names_and_resumes_eager(tmp_path):
 
 def test_resuming_another_model_is_refused(tmp_path):
     fit(tmp_path, 1, callbacks=[SaveCheckpoint(str(tmp_path), every_n_steps=1)])
-    with pytest.raises(ValueError, match=r"cannot resume: the checkpoint's model is .*'hidden_size': 16"):
+    with pytest.raises(ValueError, match=r"cannot resume: the checkpoint's network is .*'hidden_size': 16"):
         fit(tmp_path, 2, resume=tmp_path / "last.ckpt", hidden_size=32)
 
 
@@ -349,7 +353,7 @@ def test_files_that_are_no_checkpoint_are_refused_in_a_sentence(tmp_path):
         with pytest.raises(ValueError, match=rf"checkpoint=.*{name} cannot be read .* truncated or no checkpoint"):
             read(tmp_path / name)
     torch.save({"model": {}}, tmp_path / "other")
-    with pytest.raises(ValueError, match=r"checkpoint=.*other is of another kind: it has no state_dict, ema, passport"):
+    with pytest.raises(ValueError, match=r"checkpoint=.*other is of another kind: it has no state_dict, ema, metadata"):
         read(tmp_path / "other")
     with pytest.raises(ValueError, match=r"checkpoint=.*nothing does not exist"):
         read(tmp_path / "nothing")
@@ -383,7 +387,7 @@ def test_preview_and_a_loaded_checkpoint_draw_the_same_images(tmp_path):
     assert torch.equal(pixels, sheet[0].long())
 
 
-@pytest.mark.parametrize("network", [{"class_dropout": 0.0}, {"num_classes": 0}])
+@pytest.mark.parametrize("network", [{"dropout": 0.0}, {"num_classes": 0}])
 def test_a_model_without_a_null_class_is_previewed_without_guidance_and_says_so(tmp_path, network, caplog):
     preview = Preview(str(tmp_path), Sampler(steps=2, guidance=CFG(2.0)), every_n_steps=1, classes=2, per_class=1)
     fit(tmp_path, 1, callbacks=[preview], **network)
@@ -430,7 +434,7 @@ def test_ranks_and_accumulated_batches_share_the_strata_of_a_batch(monkeypatch):
             loop = SimpleNamespace(total_batch_idx=index)
             model._trainer = SimpleNamespace(fit_loop=loop, global_step=3, world_size=2, accumulate_grad_batches=2)
             monkeypatch.setattr(
-                model, "losses", lambda x0, y, t, eps, **conditions: drawn.append(t) or eps.mean((1, 2, 3))
+                model, "losses", lambda x0, y, r, told: drawn.append(r.t) or Losses(r.eps.mean((1, 2, 3)))
             )
             model.training_step(Batch(torch.zeros(4, 1, 8, 8), torch.zeros(4).long(), torch.arange(4)), 0)
     assert sorted((torch.cat(drawn) * 16).floor().long().tolist()) == list(range(16))
@@ -462,5 +466,5 @@ def test_a_network_that_would_be_loaded_as_another_is_refused():
 
     data = digits()
     network = Doubled(image_size=8, channels=1, num_classes=10, patch_size=4, hidden_size=16, depth=1, num_heads=2)
-    with pytest.raises(ValueError, match=r"model must be a dit\.model\.DiT, got .*Doubled: a checkpoint does not say"):
+    with pytest.raises(ValueError, match=r"model is a .*Doubled, which no checkpoint could name: write @register"):
         DiTModule(network, LinearFlow(), "velocity", LogitNormal(), MSE("velocity"), None, None, Ema([0.9]), data.facts)

@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from dit.training.module import Randomness
 from tests.training.tiny import digits, module
 
 
@@ -18,7 +19,7 @@ def inputs():
 
 def gradient(model, rows):
     x0, labels, t, eps = (tensor[rows] for tensor in inputs())
-    model.losses(x0, labels, t, eps).mean().backward()
+    model.losses(x0, labels, Randomness(t, eps, {}), {}).per_sample.mean().backward()
     return [p.grad for p in model.network.parameters()]
 
 
@@ -34,7 +35,7 @@ def worker(rank, port, out):
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     dist.init_process_group("gloo", rank=rank, world_size=2)
     torch.set_num_threads(1)
-    model = awake(module(digits(), class_dropout=0.0))
+    model = awake(module(digits(), dropout=0.0))
     model.denoiser.network = DistributedDataParallel(model.network)
     gradients = gradient(model, slice(4 * rank, 4 * rank + 4))
     if rank == 0:
@@ -47,7 +48,7 @@ def test_two_processes_equal_one_on_the_joint_batch(tmp_path):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     torch.multiprocessing.spawn(worker, args=(port, tmp_path / "gradients.pt"), nprocs=2)
-    expected = gradient(awake(module(digits(), class_dropout=0.0)), slice(0, 8))
+    expected = gradient(awake(module(digits(), dropout=0.0)), slice(0, 8))
     for ours, theirs in zip(expected, torch.load(tmp_path / "gradients.pt", weights_only=True), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-7)
     assert max(float(g.abs().max()) for g in expected) > 1e-2

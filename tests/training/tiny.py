@@ -6,8 +6,9 @@ import torch
 from lightning import Trainer
 
 from data import Digits
-from dit.diffusion import MSE, LinearFlow, LogitNormal
+from dit.diffusion import LinearFlow, LogitNormal
 from dit.model import DiT
+from dit.objectives import MSE
 from dit.training import DiTModule, Ema, RenamedCheckpointIO
 from dit.training.schedule import cosine
 
@@ -22,7 +23,16 @@ FLOW = {"path": LinearFlow(), "kind": "velocity", "loss": MSE("velocity")}
 
 
 def module(
-    data, seed=0, compile=None, times=None, ema=None, scheduler=None, objective=FLOW, on_nonfinite=None, **network
+    data,
+    seed=0,
+    compile=None,
+    times=None,
+    ema=None,
+    scheduler=None,
+    objective=FLOW,
+    on_nonfinite=None,
+    dropout=0.1,
+    **network,
 ):
     torch.manual_seed(seed)
     sizes = {"image_size": 8, "channels": 1, "num_classes": data.num_classes}
@@ -35,10 +45,12 @@ def module(
         scheduler=scheduler or partial(cosine, total=50, warmup=3),
         ema=ema or Ema([0.9, 0.5]),
         facts=data.facts,
+        pictures={"name": "Digits"},
         config={"note": "tiny"},
         seed=seed,
         compile=compile,
         on_nonfinite=on_nonfinite,
+        dropout={"class": dropout},
     )
 
 

@@ -14,7 +14,7 @@ from dit.solvers.guidance.compose import Compose
 from dit.solvers.guidance.interval import Interval
 from dit.solvers.guidance.relative import Relative
 from dit.solvers.guidance.rescale import Rescale
-from dit.solvers.guidance.rule import COND, UNCOND, Denoise, Guidance, Pass, Stage, StepContext
+from dit.solvers.guidance.rule import COND, EVERYTHING, UNCOND, Denoise, Guidance, Pass, Stage, StepContext
 from dit.solvers.guidance.scale import CosineScale, LinearScale
 from dit.solvers.guidance.threshold import DynamicThreshold
 from dit.solvers.guidance.tnr import TNR
@@ -24,6 +24,7 @@ __all__ = [
     "APG",
     "CFG",
     "COND",
+    "EVERYTHING",
     "TNR",
     "UNCOND",
     "Autoguidance",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dit.diffusion.prediction import Prediction
-from dit.solvers.guidance.rule import COND, Denoise, Linear, Pass, Stage, check_classes, check_label
+from dit.solvers.guidance.rule import COND, UNCOND, Denoise, Linear, Pass, Stage, check_classes, check_label
 from dit.solvers.guidance.scale import Scale, check_scale, scale_at, shown
 
 
@@ -45,7 +45,7 @@ class CFG(Linear):
 
     def weights(self, stage: Stage) -> dict[Pass, float]:
         scale = scale_at(self.scale, stage.log_snr)
-        return {COND: scale, Pass(self.negative): 1 - scale}
+        return {COND: scale, UNCOND if self.negative is None else Pass(self.negative): 1 - scale}
 
     def passes(self, stage: Stage) -> tuple[Pass, ...]:
         wanted = super().passes(stage)

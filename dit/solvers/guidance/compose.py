@@ -36,7 +36,7 @@ class Compose(Linear):
 
     def check(self, denoiser: Denoise, labels: Tensor | None) -> None:
         if getattr(denoiser, "null_label", None) is None:
-            raise ValueError(f"guidance.classes={list(self.classes)} needs a model trained with class_dropout above 0")
+            raise ValueError(f"guidance.classes={list(self.classes)} needs a model trained with dropout.class above 0")
         for label in self.classes:
             check_label("guidance.classes", label, denoiser)
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from dit.diffusion.prediction import Prediction
-from dit.solvers.guidance.rule import COND, Pass, Stage, Wrapper
+from dit.solvers.guidance.rule import COND, Modifier, Pass, Stage
 
 
 @dataclass(frozen=True)
-class Interval(Wrapper):
+class Interval(Modifier):
     """`inner` while the step starts at a log-SNR in [low, high), the conditional prediction outside (Kynkaanniemi et
     al. 2024). Decided once a step, so that all stages of a step agree; outside, only one pass is computed.
 
@@ -22,7 +22,8 @@ class Interval(Wrapper):
     log_snr: tuple[float, float]
     by: Literal["step", "stage"] = "step"
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, scale: Any) -> None:
+        super().__post_init__(scale)
         if self.by not in ("step", "stage"):
             raise ValueError(f"guidance.by must be step or stage, got {self.by!r}")
         if len(self.log_snr) != 2 or not self.log_snr[0] < self.log_snr[1]:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from dit.solvers.guidance.rule import Denoise, Linear, Pass, Stage, check_label
+from dit.solvers.guidance.rule import UNCOND, Denoise, Linear, Pass, Stage, check_label
 from dit.solvers.guidance.scale import check_number
 
 
@@ -36,11 +36,11 @@ class Relative(Linear):
 
     @property
     def asked(self) -> tuple[Pass, ...]:
-        return tuple(Pass(label) for label in self.labels)
+        return tuple(UNCOND if label is None else Pass(label) for label in self.labels)
 
     def check(self, denoiser: Denoise, labels: Tensor | None) -> None:
         if None in self.labels and getattr(denoiser, "null_label", None) is None:
-            raise ValueError("guidance.labels with a null needs a model trained with class_dropout above 0")
+            raise ValueError("guidance.labels with a null needs a model trained with dropout.class above 0")
         for label in self.labels:
             if label is not None and label != "own":
                 check_label("guidance.labels", label, denoiser)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from dit.diffusion.path import per_image
 from dit.diffusion.prediction import Kind, Prediction, check_kind
-from dit.solvers.guidance.rule import COND, Pass, Stage, Wrapper, says_nothing
+from dit.solvers.guidance.rule import COND, Modifier, Pass, Stage, says_nothing
 
 
 @dataclass(frozen=True)
-class Rescale(Wrapper):
+class Rescale(Modifier):
     """Multiplies `inner`'s prediction by phi std(cond)/std(guided) + 1 - phi, per image (Lin et al. 2024, eq. 15-16).
 
     A standard deviation is not the same thing in every kind, so the space is named: a kind, or "native" for the
@@ -24,7 +24,8 @@ class Rescale(Wrapper):
     phi: float = 0.7
     space: Kind | Literal["native"] = "x0"
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, scale: Any) -> None:
+        super().__post_init__(scale)
         if not 0 <= self.phi <= 1:
             raise ValueError(f"guidance.phi must lie between 0 and 1, got {self.phi}")
         if self.space != "native":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import InitVar, dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import torch
@@ -18,26 +18,34 @@ class Denoise(Protocol):
     """What sampling needs of a denoiser: `dit.diffusion.Denoiser`, or anybody's callable with these two facts.
 
     null_label: the label of "no class", None where the model has no unconditional prediction. labels=None asks for it.
+    Conditions, where `sample` is given any, are handed over by name.
     """
 
     path: GaussianPath
     null_label: int | None
 
-    def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Prediction: ...
+    def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None = None, **conditions: Any) -> Prediction: ...
 
 
 @dataclass(frozen=True)
 class Pass:
     """One network row per image: with the image's own label, with no class (None) or with a class for all images.
 
-    network: "model" is the sampled one; other names are those of `Guidance.networks`.
+    network: "model" is the sampled one; other names are those of `Guidance.networks`. drop: conditions of the image, by
+    name, that this row is not told; EVERYTHING for all that a picture may lack, by the denoiser's `optional`.
     """
 
     label: int | Literal["own"] | None = "own"
     network: str = "model"
+    drop: frozenset[str] = frozenset()
+
+    def drops(self, name: str, denoiser: Denoise) -> bool:
+        """Whether its row of `denoiser` is not told the condition `name`."""
+        return name in self.drop or (self.drop == EVERYTHING and name in (getattr(denoiser, "optional", None) or ()))
 
 
-COND, UNCOND = Pass(), Pass(None)
+EVERYTHING = frozenset(("*",))
+COND, UNCOND = Pass(), Pass(None, drop=EVERYTHING)
 
 
 @dataclass(frozen=True)
@@ -74,7 +82,8 @@ class StepContext:
 
 @dataclass(frozen=True)
 class Stage:
-    """One evaluation inside a step: x [B, *D] at t (scalar), labels [B] or None. first: of its step.
+    """One evaluation inside a step: x [B, *D] at t (scalar), labels [B] or None, conditions [B, ...] by name. first: of
+    its step.
 
     true_noise: what is in this x, or None where nobody knows; that of the step, unless the solver has drawn since.
     """
@@ -85,6 +94,7 @@ class Stage:
     labels: Tensor | None
     first: bool = True
     true_noise: Tensor | None = None
+    conditions: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def log_snr(self) -> float:
@@ -193,6 +203,17 @@ class Wrapper(Guidance):
         return self.inner.passes(stage)
 
 
+@dataclass(frozen=True)
+class Modifier(Wrapper):
+    """A wrapper that has no scale of its own. scale: short for that of the rule in it which has one, however deep."""
+
+    scale: InitVar[Any] = field(default=None, kw_only=True)
+
+    def __post_init__(self, scale: Any) -> None:
+        if scale is not None:
+            object.__setattr__(self, "inner", self.inner.with_scale(scale))
+
+
 def says_nothing(kind: str, stage: Stage) -> bool:
     """Whether a prediction of this kind is the same for every network: eps and score where alpha is 0."""
     return kind in ("eps", "score") and float(stage.coefficients.alpha) == 0
@@ -205,7 +226,7 @@ def check_classes(rule: str, denoiser: Denoise, labels: Tensor | None, needs_nul
     if needs_null and getattr(denoiser, "null_label", None) is None:
         raise ValueError(
             f"{rule} needs a prediction without class, which this model never learned: "
-            "it was trained with class_dropout 0, so only guidance.scale=1 is allowed"
+            "it was trained with dropout.class 0, so only guidance.scale=1 is allowed"
         )
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
 from dit.diffusion.path import per_image
 from dit.diffusion.prediction import Prediction
-from dit.solvers.guidance.rule import Pass, Stage, Wrapper
+from dit.solvers.guidance.rule import Modifier, Pass, Stage
 
 
 @dataclass(frozen=True)
-class DynamicThreshold(Wrapper):
+class DynamicThreshold(Modifier):
     """Clamps x0 to a quantile of its magnitude, per image, and scales it into -limit ... limit (Saharia et al. 2022,
     section 2.3). eps follows from the new x0. For pixels in -1 ... 1; latents have no such range.
     """
@@ -21,7 +22,8 @@ class DynamicThreshold(Wrapper):
     quantile: float = 0.995
     limit: float = 1.0
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, scale: Any) -> None:
+        super().__post_init__(scale)
         if not (0 < self.quantile <= 1 and self.limit > 0):
             raise ValueError(
                 f"guidance needs 0 < quantile <= 1 and limit > 0, got quantile={self.quantile} and limit={self.limit}"

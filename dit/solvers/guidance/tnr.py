@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from dit.diffusion.path import Coefficients
 from dit.diffusion.prediction import Prediction
 from dit.solvers.guidance.relative import Relative
-from dit.solvers.guidance.rule import Pass, Stage, Wrapper, sum_of
+from dit.solvers.guidance.rule import Modifier, Pass, Stage, sum_of
 from dit.solvers.guidance.scale import check_number
 
 
 @dataclass(frozen=True)
-class TNR(Wrapper):
+class TNR(Modifier):
     """True noise removal, S g + (1 - S) p: pushes `inner`'s prediction g away from p, that of one who knew the noise.
 
     With x = alpha y + sigma e, where e is the true noise and y the signal so far, p is the pair (y, e) in g's own kind;
@@ -41,7 +41,8 @@ class TNR(Wrapper):
     noise: Literal["ledger", "initial"] = "ledger"
     compat: Literal["nonbary_old", "nonbary_head"] | None = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, scale: Any) -> None:
+        super().__post_init__(scale)
         if self.at not in ("auto", "end", "stage"):
             raise ValueError(f"guidance.at must be auto, end or stage, got {self.at!r}")
         if self.noise not in ("ledger", "initial"):

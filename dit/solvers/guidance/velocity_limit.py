@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from dit.diffusion.prediction import Prediction, check_positive
-from dit.solvers.guidance.rule import Pass, Stage, Wrapper
+from dit.solvers.guidance.rule import Modifier, Pass, Stage
 
 
 @dataclass(frozen=True)
-class VelocityLimit(Wrapper):
+class VelocityLimit(Modifier):
     """`inner`, with the factor from x0 to velocity limited to max_gain (Li and He 2025, JiT).
 
     On a flow velocity is (x - x0) / t, and max_gain 20 is JiT's (x - x0) / max(t, 0.05): below t = 1 / max_gain the
@@ -20,7 +21,8 @@ class VelocityLimit(Wrapper):
 
     max_gain: float = 20.0
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, scale: Any) -> None:
+        super().__post_init__(scale)
         check_positive(self.max_gain, "guidance.max_gain")
 
     def combine(self, predictions: Mapping[Pass, Prediction], stage: Stage) -> Prediction:

@@ -8,11 +8,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from dit.diffusion.loss import Loss, check_inner
 from dit.diffusion.path import per_image
 from dit.diffusion.posterior import ReverseStep
 from dit.diffusion.prediction import Prediction, check_positive
 from dit.diffusion.table import DiscreteVP
+from dit.objectives.loss import Loss, check_inner
 
 
 class HybridVLB(Loss):

@@ -1,0 +1,18 @@
+"""WHAT IS MINIMISED: objectives, which own the forward pass, and the losses that compare a prediction. Torch only."""
+
+from dit.objectives.loss import MSE, CosineDirection, LearnedUncertainty, Loss, MinSNR
+from dit.objectives.objective import Denoising, Losses, Objective, check_features
+from dit.objectives.vlb import HybridVLB
+
+__all__ = [
+    "MSE",
+    "CosineDirection",
+    "Denoising",
+    "HybridVLB",
+    "LearnedUncertainty",
+    "Loss",
+    "Losses",
+    "MinSNR",
+    "Objective",
+    "check_features",
+]
