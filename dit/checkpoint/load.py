@@ -17,6 +17,7 @@ from dit.checkpoint.differences import check_names
 from dit.checkpoint.passport import check_passport, read_safetensors
 from dit.checkpoint.snapshots import reconstruct
 from dit.checks import check_arguments, check_whole, shown
+from dit.codec import LatentCodec, Pixels, codec_from_spec
 from dit.diffusion import Denoiser, path_from_spec
 from dit.model import DiT, check_compile
 
@@ -39,6 +40,11 @@ class Loaded:
     passport: dict[str, Any]
     weights: str
     step: int
+
+    def codec(self, vae: str | None = None, slicing: bool = False, tiling: bool = False) -> Pixels | LatentCodec:
+        """What decodes samples: `codec().decode(x0)` takes [B, C, H, W] in model space to uint8 pictures. For arguments
+        and ValueErrors see `codec_from_spec`."""
+        return codec_from_spec(self.passport["data"]["normalisation"], vae, slicing, tiling)
 
     def computing(self, precision: str = "32-true", compile: str | None = None) -> Loaded:
         """The same network, in place, with weights in `precision`, 32-true or bf16-true, and its blocks compiled by a
