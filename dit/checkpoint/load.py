@@ -16,7 +16,7 @@ from torch import Tensor
 from dit.checkpoint.differences import check_names
 from dit.checkpoint.passport import check_passport, read_safetensors
 from dit.checkpoint.snapshots import reconstruct
-from dit.checks import check_arguments, check_whole, shown
+from dit.checks import check_arguments, check_whole, one_line, shown
 from dit.codec import LatentCodec, Pixels, codec_from_spec
 from dit.diffusion import Denoiser, path_from_spec
 from dit.model import DiT, check_compile
@@ -40,6 +40,19 @@ class Loaded:
     passport: dict[str, Any]
     weights: str
     step: int
+
+    def __repr__(self) -> str:
+        """Five lines: network, prediction and path, samples and classes, weights, codec."""
+        weights, names = list(self.network.parameters()), self.class_names
+        size, dtype = sum(each.numel() for each in weights), str(weights[0].dtype).removeprefix("torch.")
+        lines = [
+            f"{type(self.network).__name__}: {size:,} parameters, {dtype}, {weights[0].device}",
+            f"predicts {self.denoiser.kind} on {_call(self.denoiser.path.spec)}",
+            f"samples {self.shape}, {f'{len(names)} classes: {_first(names)}' if names else 'no classes'}",
+            f"weights {self.weights}, step {self.step:,}",
+            f"codec {_call(self.passport['data']['normalisation'])}",
+        ]
+        return "\n".join(map(one_line, lines))
 
     def codec(self, vae: str | None = None, slicing: bool = False, tiling: bool = False) -> Pixels | LatentCodec:
         """What decodes samples: `codec().decode(x0)` takes [B, C, H, W] in model space to uint8 pictures. For arguments
@@ -114,8 +127,15 @@ def _label(given: int | str, names: list[str]) -> int:
         return given
     if isinstance(given, str) and given in names:
         return names.index(given)
-    shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
-    raise ValueError(f"classes must be labels 0 to {len(names) - 1} or names of {shown}; got {given!r}")
+    raise ValueError(f"classes must be labels 0 to {len(names) - 1} or names of {_first(names)}; got {given!r}")
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+
+
+def _call(spec: dict[str, Any]) -> str:
+    return f"{spec.get('name')}({', '.join(f'{key}={value}' for key, value in spec.items() if key != 'name')})"
 
 
 def load(
