@@ -55,8 +55,10 @@ class Loaded:
         return "\n".join(map(one_line, lines))
 
     def codec(self, vae: str | None = None, slicing: bool = False, tiling: bool = False) -> Pixels | LatentCodec:
-        """What decodes samples: `codec().decode(x0)` takes [B, C, H, W] in model space to uint8 pictures. For arguments
-        and ValueErrors see `codec_from_spec`."""
+        """Build the codec of these samples: `codec().decode(x0)` maps [B, C, H, W] in model space to uint8 pictures.
+
+        Takes the arguments of `codec_from_spec`, and raises ValueError as it does.
+        """
         return codec_from_spec(self.passport["data"]["normalisation"], vae, slicing, tiling)
 
     def computing(self, precision: str = "32-true", compile: str | None = None) -> Loaded:
