@@ -4,7 +4,6 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from data import codec_from_spec
 from dit.checkpoint import load
 from dit.checks import printable
 from dit.cli import entry, job_folder, pick_device, plain
@@ -27,8 +26,7 @@ def main(config: DictConfig) -> None:
     loaded = load(options["checkpoint"], options["weights"], device).computing(options["precision"], options["compile"])
     for weak in [each for each in sampler.guidance.networks.values() if isinstance(each, Denoiser)]:
         weak.network.to(device)
-    decoding = (options[key] for key in ("vae", "vae_slicing", "vae_tiling"))
-    codec = codec_from_spec(loaded.metadata.codec, *decoding)
+    codec = loaded.codec(*(options[key] for key in ("vae", "vae_slicing", "vae_tiling")))
     labels = loaded.labels(options["classes"], options["per_class"])
     count = len(labels) if labels is not None else options["per_class"]
 

@@ -22,7 +22,7 @@ import torch
 
 from benchmarks.rounds import speed_up, spread, take_turns, timed
 from benchmarks.speed.step import training_step
-from data import codec_from_spec, pictures_from_spec, real_of_split
+from data import pictures_from_spec, real_of_split
 from dit.checkpoint import load
 from dit.evaluation import Reference, classifier_of, extract
 from dit.evaluation import score as score_features
@@ -127,7 +127,7 @@ def score(where: Path, seed: int) -> dict[str, float]:
     data.setup()
     train, real = real_of_split("train", data.train), real_of_split("held-out", data.validation)
     classifier, held_out = classifier_of(train, real, data.num_classes, CACHE), real.tensors()
-    codec = codec_from_spec(loaded.metadata.codec)
+    codec = loaded.codec()
     losses = LevelLoss()(loaded.denoiser, codec.encode(held_out[0]), held_out[1], torch.arange(len(held_out[0])))
     sampler = Sampler(steps=15, grid=UniformGrid(), solver=Heun(), seed=seed, batch_size=10 * PER_CLASS)
     labels = loaded.labels(None, PER_CLASS)

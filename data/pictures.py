@@ -14,11 +14,11 @@ from torch.utils.data import DataLoader
 
 from data.augment import Karras
 from data.order import EndlessOrder, Pick
-from data.pixels import Pixels
 from data.split import Batch, InMemory, Numbers, Picks, Split
 from data.subset import Subset
 from data.survey import Survey
 from dit.checks import check_whole, printable, shown
+from dit.codec import Pixels
 
 _LARGEST_SEED = 10**13  # the order of epoch e is seeded with 1,000,003 times as much, plus e, in 64 bits
 

@@ -27,6 +27,11 @@ def shown(value: Any) -> str:
         text = repr(value)
     except RecursionError:
         text = f"a {type(value).__name__} nested too deeply"
+    return one_line(text)
+
+
+def one_line(text: str) -> str:
+    """`text`, printable, on one line, cut after 120 characters."""
     return printable(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
 
 

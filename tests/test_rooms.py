@@ -19,6 +19,7 @@ FORBIDDEN = {
     "dit.model": FRAMEWORK | {"dit.diffusion", "dit.solvers", "dit.training", "torchvision", "data"},
     "dit.diffusion": FRAMEWORK | {"dit.model", "dit.solvers", "dit.training", "torchvision", "einops", "data"},
     "dit.solvers": FRAMEWORK | {"dit.model", "dit.training", "torchvision", "einops", "data"},
+    "dit.codec": FRAMEWORK | {"torchvision", "einops", "data", *(f"dit.{room}" for room in ROOMS)},
     "dit.evaluation": FRAMEWORK | {"dit.model", "dit.training", "data"},
     "dit.checkpoint": FRAMEWORK | {"dit.solvers", "dit.training", "torchvision", "diffusers", "rich", "data"},
     "dit.training": {"hydra", "omegaconf", "data", "dit.cli", "dit.launch"},

@@ -27,7 +27,7 @@ from benchmarks.guidance.arms import (
     keeps_signal,
     steps_within,
 )
-from data import codec_from_spec, pictures_from_spec, real_of_split
+from data import pictures_from_spec, real_of_split
 from dit.checkpoint import Loaded, load
 from dit.evaluation import Classifier, Reference, classifier_of, extract
 from dit.evaluation import score as score_features
@@ -173,7 +173,7 @@ def score(loaded: Loaded, arm: Arm, scale: float, seed: int, real: Pictures) -> 
     labels = loaded.labels(None, PER_CLASS)
     assert labels is not None
     (run,) = sampler.batches(loaded.denoiser, labels, loaded.shape)
-    images = codec_from_spec(loaded.metadata.codec).decode(run.x0)
+    images = loaded.codec().decode(run.x0)
     cost = {"steps": steps, "evaluations": run.nfe.evaluations, "rows": run.nfe.rows}
     return {**cost, **asdict(Quality.of(images, torch.tensor(labels), real))}
 

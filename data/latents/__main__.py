@@ -10,12 +10,12 @@ from omegaconf import DictConfig
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from data import RESOLVERS
-from data.autoencoder import Autoencoder
 from data.latents.encode import begin, encode, finish, make_plan, missing
 from data.latents.manifest import Manifest
 from data.latents.verify import verify
 from data.spec import pictures_from_spec, pictures_spec
 from dit.cli import entry, pick_device, plain
+from dit.codec import Autoencoder
 from dit.files import given_path
 from dit.launch import this_group
 

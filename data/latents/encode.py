@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from data.autoencoder import Autoencoder
 from data.latents import manifest
 from data.latents.arrays import array_bytes, checksum
 from data.latents.manifest import DTYPES, Manifest, Plan, Shard
 from data.order import Pick
 from data.pictures import Pictures
 from data.split import Split
+from dit.codec import Autoencoder
 
 
 def make_plan(

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.autoencoder import Autoencoder, LatentCodec
 from data.latents.arrays import array_in, checksum, fits_size
 from data.latents.manifest import SPLITS, Manifest, read_labels, read_records
 from data.order import Pick
 from data.pictures import Pictures
 from data.split import Split
 from dit.checks import printable
+from dit.codec import Autoencoder, LatentCodec
 from dit.files import given_path
 
 

@@ -10,7 +10,6 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 from torchvision.utils import make_grid
 
-from data.autoencoder import Autoencoder
 from data.latents import manifest
 from data.latents.encode import make_plan
 from data.latents.manifest import Manifest
@@ -18,6 +17,7 @@ from data.latents.module import CachedSplit
 from data.order import Pick
 from data.pictures import Pictures
 from dit.checks import printable
+from dit.codec import Autoencoder
 from dit.files import replaced
 
 

@@ -16,7 +16,8 @@ from dit.checkpoint.differences import check_names
 from dit.checkpoint.metadata import Metadata
 from dit.checkpoint.snapshots import reconstruct
 from dit.checkpoint.stored import read_safetensors
-from dit.checks import check_whole, shown
+from dit.checks import check_whole, one_line, shown
+from dit.codec import LatentCodec, Pixels, codec_from_spec
 from dit.diffusion import Denoiser, path_from_spec
 from dit.model import Network, check_compile, class_of
 
@@ -38,6 +39,26 @@ class Loaded:
     metadata: Metadata
     weights: str
     step: int
+
+    def __repr__(self) -> str:
+        """Five lines: network, prediction and path, samples and classes, weights, codec."""
+        weights, names = list(self.network.parameters()), self.class_names
+        size, dtype = sum(each.numel() for each in weights), str(weights[0].dtype).removeprefix("torch.")
+        lines = [
+            f"{self.metadata.network['name']}: {size:,} parameters, {dtype}, {weights[0].device}",
+            f"predicts {self.denoiser.kind} on {_call(self.denoiser.path.spec)}",
+            f"samples {self.shape}, {f'{len(names)} classes: {_first(names)}' if names else 'no classes'}",
+            f"weights {self.weights}, step {self.step:,}",
+            f"codec {_call(self.metadata.codec)}",
+        ]
+        return "\n".join(map(one_line, lines))
+
+    def codec(self, vae: str | None = None, slicing: bool = False, tiling: bool = False) -> Pixels | LatentCodec:
+        """Build the codec of these samples: `codec().decode(x0)` maps [B, C, H, W] in model space to uint8 pictures.
+
+        Takes the arguments of `codec_from_spec`, and raises ValueError as it does.
+        """
+        return codec_from_spec(self.metadata.codec, vae, slicing, tiling)
 
     def computing(self, precision: str = "32-true", compile: str | None = None) -> Loaded:
         """The same network, in place, with weights in `precision`, 32-true or bf16-true, and its blocks compiled by a
@@ -107,8 +128,15 @@ def _label(given: int | str, names: list[str]) -> int:
         return given
     if isinstance(given, str) and given in names:
         return names.index(given)
-    shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
-    raise ValueError(f"classes must be labels 0 to {len(names) - 1} or names of {shown}; got {given!r}")
+    raise ValueError(f"classes must be labels 0 to {len(names) - 1} or names of {_first(names)}; got {given!r}")
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+
+
+def _call(spec: dict[str, Any]) -> str:
+    return f"{spec.get('name')}({', '.join(f'{key}={value}' for key, value in spec.items() if key != 'name')})"
 
 
 def load(

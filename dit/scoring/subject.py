@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data import LatentCodec, Pictures, Pixels, Real, codec_from_spec, real_of_folder
+from data import Pictures, Real, real_of_folder
 from data.split import Split
 from dit.checkpoint import Loaded
+from dit.codec import LatentCodec, Pixels
 from dit.diffusion import Denoiser
 from dit.evaluation import (
     Measure,
@@ -65,7 +66,7 @@ class Samples:
         for guidance in guidances:
             check_told(replace(sampler, guidance=guidance), share.size)
             guidance.check(loaded.denoiser, None if labels is None else torch.tensor(labels))
-        codec = codec_from_spec(loaded.metadata.codec, options["vae"])
+        codec = loaded.codec(options["vae"])
         computing = {
             **{key: options[key] for key in ("precision", "compile", "batch_size")},
             "device": torch.device(share.device).type,

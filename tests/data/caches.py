@@ -3,9 +3,10 @@
 import diffusers
 import torch
 
-from data import Autoencoder, Latents, Synthetic
+from data import Latents, Synthetic
 from data.latents.encode import begin, encode, finish, make_plan, missing
 from data.latents.manifest import Manifest
+from dit.codec import Autoencoder
 
 CPU = torch.device("cpu")
 

@@ -5,9 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from data import Digits, Folder, Pixels, Synthetic
+from data import Digits, Folder, Synthetic
 from data.crop import area, center, random_resized
 from data.order import EndlessOrder, Pick
+from dit.codec import Pixels
 from tests.data.test_data import tree  # noqa: F401
 
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from data import LatentCodec, codec_from_spec
 from data.latents.manifest import Manifest
 from data.order import EndlessOrder, Pick
 from dit.checkpoint import Loaded, load
+from dit.codec import LatentCodec, codec_from_spec
 from dit.solvers import Sampler
 from dit.training import Preview, SaveCheckpoint, start_from
 from tests.data.caches import autoencoder, cache, latents, save_vae

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from data import codec_from_spec, pictures_from_spec
+from data import pictures_from_spec
 from data.files import read_picture
 from data.latents.manifest import Manifest
 from data.order import Pick
@@ -67,7 +67,7 @@ def fingerprint(value: Any) -> str:
 
 def _of(loaded: Loaded) -> Any:
     if loaded.metadata.codec.get("name") != "Latents":  # whose autoencoder is not here
-        codec_from_spec(loaded.metadata.codec)
+        loaded.codec()
     if loaded.metadata.pictures:
         pictures_from_spec(loaded.pictures)
     config = {**loaded.metadata, "config": None}  # for people

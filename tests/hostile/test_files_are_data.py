@@ -11,9 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from data import codec_from_spec, pictures_from_spec
+from data import pictures_from_spec
 from dit.checkpoint import load, read
 from dit.checkpoint.exporting import export_safetensors
+from dit.codec import codec_from_spec
 from tests.checkpoint.ours import PASSPORT, checkpoint
 from tests.hostile.calls import call, everywhere
 
@@ -32,7 +33,7 @@ def nothing_is_instantiated(monkeypatch):
 
 def uses(loaded):
     """What the scripts build of a checkpoint."""
-    codec_from_spec(loaded.metadata.codec)
+    loaded.codec()
     pictures_from_spec(loaded.pictures)
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from data import Pixels
 from dit.checkpoint import load
+from dit.codec import Pixels
 from dit.diffusion import DiscreteVP
 from dit.model import DiT
 from dit.objectives import MSE, HybridVLB

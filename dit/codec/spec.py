@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from data.autoencoder import LatentCodec
-from data.pixels import Pixels
 from dit.checks import built
+from dit.codec.autoencoder import LatentCodec
+from dit.codec.pixels import Pixels
 
 
 def codec_from_spec(
