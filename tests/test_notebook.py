@@ -40,7 +40,7 @@ def test_the_page_makes_pictures_without_the_framework(tmp_path):
 def test_a_loaded_checkpoint_is_shown_in_five_lines(tmp_path):
     shown = repr(load(checkpoint(tmp_path / "last.ckpt", names=["hen", "new\nline \x1b[2J", *map(str, range(200))])))
     network, path, samples, weights, codec = shown.split("\n")
-    assert re.fullmatch(r"DiT: [\d,]+ parameters, float32, cpu", network)
+    assert re.fullmatch(r"dit: [\d,]+ parameters, float32, cpu", network)
     assert path == "predicts eps on DiscreteVP.linear(steps=1000, beta_start=0.0001, beta_end=0.02)"
     assert samples == r"samples (4, 8, 8), 202 classes: hen, new\nline \x1b[2J, 0, 1, 2, 3, 4, 5, 6, 7, ..."
     assert weights == "weights ema 0.999, step 1,234"
@@ -50,8 +50,8 @@ def test_a_loaded_checkpoint_is_shown_in_five_lines(tmp_path):
 def test_long_and_missing_things_are_shown_too(tmp_path):
     file = checkpoint(tmp_path / "last.ckpt", names=[])
     contents = torch.load(file)
-    contents["passport"]["data"]["normalisation"] = {"name": "Latents", "scale": [0.5] * 1000}
-    contents["passport"]["path"] = {"name": "DiscreteVP", "betas": [0.01] * 1000}
+    contents["metadata"]["codec"] = {"name": "Latents", "scale": [0.5] * 1000}
+    contents["metadata"]["path"] = {"name": "DiscreteVP", "betas": [0.01] * 1000}
     torch.save(contents, file)
     lines = repr(load(file, "raw")).split("\n")
     assert lines[2:4] == ["samples (4, 8, 8), no classes", "weights raw, step 1,234"]

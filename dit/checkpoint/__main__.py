@@ -156,7 +156,7 @@ def _flat(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
         for key, entry in value.items():
             yield from _flat(f"{prefix}.{key}" if prefix else str(key), entry)
     elif isinstance(value, list | tuple):
-        text = ", ".join(map(str, value))
+        text = ", ".join(map(str, value)) or "none"
         yield prefix, text if len(text) <= _WIDTH else f"{text[:_WIDTH]}... ({len(value)} in all)"
     else:
         yield prefix, str(value)

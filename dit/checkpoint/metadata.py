@@ -79,7 +79,7 @@ class Metadata:
             raise ValueError(f"its metadata must be a mapping of plain values, got {shown(stored)}")
         if "version" not in stored:
             stored = _from_version_1(stored)
-        if isinstance(stored["version"], int) and stored["version"] > VERSION:
+        if isinstance(stored.get("version"), int) and stored["version"] > VERSION:
             raise ValueError(
                 f"its metadata are of version {stored['version']}, written by ditlab {shown(stored.get('ditlab'))}; "
                 f"this one reads up to version {VERSION}: install a newer ditlab"
@@ -155,7 +155,6 @@ def _from_version_1(passport: dict[str, Any]) -> dict[str, Any]:
     augmented = facts.pop("augment_dim", 0)
     network = {"name": "dit", **passport["model"]}
     return {
-        "version": 1,
         "dropout": {"class": network.pop("class_dropout", 0.1)},
         "network": network,
         "path": passport["path"],
@@ -164,7 +163,7 @@ def _from_version_1(passport: dict[str, Any]) -> dict[str, Any]:
         **{key: facts[key] for key in FACTS[:-1]},
         "codec": facts["normalisation"],
         "conditions": {"augment": [augmented]} if augmented else {},
-        "pictures": passport.get("pictures", config.get("data")),
+        "pictures": passport.get("pictures", _entry(config, "data")),
         "config": _renamed(config),
         "ditlab": "0.1.0",
         "torch": "unknown",
@@ -180,11 +179,15 @@ _MOVED = {
 def _renamed(config: dict[str, Any]) -> dict[str, Any]:
     """A configuration of version 1 with the names of today, which a run that goes on compares with its own."""
     config = _moved(config)
-    model = config.get("model")
+    model = _entry(config, "model")
     if not isinstance(model, dict) or "class_dropout" not in model:
         return config
     kept = {key: value for key, value in model.items() if key != "class_dropout"}
     return {**config, "model": kept, "dropout": {"class": model["class_dropout"]}}
+
+
+def _entry(stored: dict[str, Any], key: str) -> Any:
+    return stored[key] if key in stored else None  # noqa: SIM401
 
 
 def _moved(value: Any) -> Any:

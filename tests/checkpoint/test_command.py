@@ -27,11 +27,11 @@ def test_inspecting_our_own(tmp_path, capsys):
     assert table["weights"] == "ema 0.9"
     assert table["step"] == "1,234"
     assert table["parameters"] == f"{sum(p.numel() for p in load(file).network.parameters()):,}"
-    assert table["model.hidden_size"] == "24"
+    assert table["network.hidden_size"] == "24"
     assert table["path.name"] == "DiscreteVP.linear"
     assert table["kind"] == "eps"
-    assert table["data.class_names"] == "hen, newt, toad, frog"
-    assert table["data.normalisation.std"] == "0.5"
+    assert table["class_names"] == "hen, newt, toad, frog"
+    assert table["codec.std"] == "0.5"
     assert table["config.nested.list"] == "1, 2.5, None"
 
 
@@ -63,7 +63,7 @@ def test_in_and_out_and_inspected_again(tmp_path, capsys):
     ("arguments", "message"),
     [
         (["inspect", "nothing.ckpt"], "checkpoint=nothing.ckpt does not exist; "),
-        (["inspect", "{foreign}"], "is of another kind: it has no state_dict, ema, passport"),
+        (["inspect", "{foreign}"], "is of another kind: it has no state_dict, ema, metadata"),
         (["inspect", "{foreign}", "--source", "sit"], "has width 24, of which no number of heads was published"),
         (["inspect", "{ours}", "--setting", "path_type=VP"], "--setting=path_type=VP needs --source; ours say it"),
         (["import", "sit", "{foreign}", "x.safetensors", "--setting", "VP"], "--setting=VP must be KEY=VALUE"),
@@ -108,7 +108,7 @@ def test_options_are_told_by_hand(tmp_path, capsys):
     assert main(["inspect", str(tmp_path / "foreign.pt"), "--source", "jit", *said]) == 0
     table = printed(capsys)
     assert table["path.noise_scale"] == "2"
-    assert table["model.class_dropout"] == "0.0"
+    assert table["dropout.class"] == "0.0"
     torch.save(weights(), tmp_path / "foreign.pt")
     said = ["--setting", "path_type=GVP", "--num-heads", "2"]
     assert main(["inspect", str(tmp_path / "foreign.pt"), "--source", "sit", *said]) == 0

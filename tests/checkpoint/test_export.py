@@ -1,7 +1,8 @@
-"""What we give away: our own file with its passport, and the folder that diffusers loads."""
+"""What we give away: our own file with its metadata, and the folder that diffusers loads."""
 
 import json
 import warnings
+from dataclasses import replace
 
 import diffusers
 import pytest
@@ -9,10 +10,18 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from dit.checkpoint import check_resume, export_diffusers, export_safetensors, import_loaded, load, load_denoiser
+from dit.checkpoint import (
+    Metadata,
+    check_resume,
+    export_diffusers,
+    export_safetensors,
+    import_loaded,
+    load,
+    load_denoiser,
+)
 from dit.diffusion import DiscreteVP, LinearFlow, VarianceExploding
 from dit.solvers import CFG, Euler, make_grid, sample
-from tests.checkpoint.ours import NAMES, checkpoint
+from tests.checkpoint.ours import NAMES, checkpoint, passport
 
 X = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
 LABELS = torch.tensor([0, 2])
@@ -21,7 +30,7 @@ QUIET = pytest.mark.filterwarnings("ignore:DiTPipeline takes label", "ignore:dif
 
 
 def assert_identical(a, b):
-    """Bit for bit: weights, passport, answers."""
+    """Bit for bit: weights, metadata, answers."""
     mine, theirs = a.network.state_dict(), b.network.state_dict()
     assert mine.keys() == theirs.keys()
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
@@ -57,8 +66,8 @@ def test_a_safetensors_file_tells_others_too(tmp_path):
         told, form = json.loads(file.metadata()["ditlab"]), file.metadata()["format"]
     assert form == "pt"
     assert (told["weights"], told["step"]) == ("ema 0.9", 1234)
-    assert told["passport"]["data"]["class_names"] == NAMES
-    assert told["passport"]["path"] == DiscreteVP.linear().spec
+    assert told["metadata"]["class_names"] == NAMES
+    assert told["metadata"]["path"] == DiscreteVP.linear().spec
 
 
 def test_a_file_with_one_set_of_weights_has_no_other(tmp_path):
@@ -83,38 +92,51 @@ def test_files_that_are_no_export_of_ours(tmp_path):
         with pytest.raises(ValueError, match=r"cannot be read .* it is truncated or no safetensors file"):
             load(file)
     save_file({"x": torch.zeros(2)}, file)
-    with pytest.raises(ValueError, match=r"is of another kind: it has no passport in its metadata"):
+    with pytest.raises(ValueError, match=r"is of another kind: its header has no metadata"):
         load(file)
     with pytest.raises(ValueError, match=r"resume=.*out\.safetensors holds weights and no run; give"):
         check_resume(file, 10)
 
 
-def test_older_passports_load(tmp_path):
-    file = checkpoint(tmp_path / "last.ckpt", learn_variance=True)
+@pytest.mark.parametrize("without", [(), ("sigma_data",), ("pictures",)], ids=str)
+def test_what_ditlab_0_1_wrote_loads_as_if_it_were_of_today(tmp_path, without):
+    file = checkpoint(tmp_path / "last.ckpt", learn_variance=True, dropout=0.0, augment_dim=2)
+    now, contents = load(file), torch.load(file)
+    old = passport(Metadata.from_dict(contents.pop("metadata")))
+    contents["passport"] = {key: value for key, value in old.items() if key not in without}
+    torch.save(contents, tmp_path / "old.ckpt")
+    loaded = load(tmp_path / "old.ckpt")
+    assert (loaded.metadata.torch, loaded.metadata.sigma_data) == ("unknown", 1.0 if "sigma_data" in without else 0.5)
+    assert replace(loaded.metadata, torch=torch.__version__, sigma_data=0.5) == now.metadata
+    assert (loaded.denoiser.null_label, loaded.denoiser.learned_variance) == (None, True)
+    assert torch.equal(loaded.network(X, T), now.network(X, T))
+
+
+def test_metadata_of_a_newer_version_are_refused_with_its_name(tmp_path):
+    file = checkpoint(tmp_path / "last.ckpt")
     contents = torch.load(file)
-    del contents["metadata"]["sigma_data"]
+    contents["metadata"] |= {"version": 3, "ditlab": "0.3.0"}
     torch.save(contents, file)
-    loaded = load(file)
-    assert loaded.denoiser.sigma_data == 1
-    assert loaded.denoiser.learned_variance
+    with pytest.raises(ValueError, match=r"version 3, written by ditlab '0\.3\.0'; this one reads up to version 2"):
+        load(file)
 
 
-def test_passports_of_newer_versions_and_damaged_ones_are_refused(tmp_path):
+def test_metadata_that_do_not_fit_are_refused(tmp_path):
     file = checkpoint(tmp_path / "last.ckpt")
     contents = torch.load(file)
     contents["metadata"]["network"]["new_axis"] = 1
     torch.save(contents, tmp_path / "newer.ckpt")
-    with pytest.raises(ValueError, match=r"the checkpoint is of another version: its passport has model\.new_axis"):
+    with pytest.raises(ValueError, match=r"the metadata's network dit does not take 'new_axis'"):
         load(tmp_path / "newer.ckpt")
     contents = torch.load(file)
     for average in contents["ema"]["averages"].values():
         del average["final.linear.bias"]
     torch.save(contents, tmp_path / "damaged.ckpt")
-    with pytest.raises(ValueError, match=r"the checkpoint is no network of its passport: missing final\.linear\.bias"):
+    with pytest.raises(ValueError, match=r"the checkpoint is no network of its metadata: missing final\.linear\.bias"):
         load(tmp_path / "damaged.ckpt")
     for text in ("{", '{"unknown": 1}'):
         save_file({"x": torch.zeros(2)}, tmp_path / "bad.safetensors", {"ditlab": text})
-        with pytest.raises(ValueError, match=r"bad\.safetensors has a passport that this version cannot read"):
+        with pytest.raises(ValueError, match=r"bad\.safetensors has metadata that this version cannot read"):
             load(tmp_path / "bad.safetensors")
 
 
@@ -172,7 +194,7 @@ def test_diffusers_computes_what_we_do(tmp_path, path, kind, learn_variance):
     out = sample(ours.denoiser, None, LABELS, grid=grid, solver=Euler(), state=X)
     torch.testing.assert_close(out.x0 / x.std(), x / x.std(), rtol=0, atol=1e-4)
 
-    # Saved again by diffusers it has lost our passport: what it says itself is then taken.
+    # Saved again by diffusers it has lost our metadata: what it says itself is then taken.
     theirs.save_pretrained(tmp_path / "again" / "transformer")
     scheduler.save_pretrained(tmp_path / "again" / "scheduler")
     again = import_loaded(tmp_path / "again", "diffusers")

@@ -205,19 +205,16 @@ def test_training_checkpoints_hold_both_weights_and_what_they_were_called_with(t
         import_loaded(saved(tmp_path, {"model": raw}), "dit", num_heads=2)
 
 
-def test_the_passport_of_an_imported_checkpoint(tmp_path):
+def test_the_metadata_of_an_imported_checkpoint(tmp_path):
     loaded = import_loaded(saved(tmp_path, weights(doubled=True)), "dit", num_heads=2, class_names=list("abcde"))
     assert loaded.metadata.network == loaded.network.spec
     assert loaded.metadata.path == DiscreteVP.linear().spec
     assert loaded.metadata.kind == "eps"
     assert loaded.metadata.config == {"imported_from": "dit"}
-    assert loaded.metadata["data"] == {
-        "image_size": 8,
-        "channels": 4,
-        "num_classes": 5,
-        "class_names": list("abcde"),
-        "normalisation": {"name": "Latents", "scale": 0.18215},
-    }
+    assert (loaded.metadata.image_size, loaded.metadata.channels, loaded.metadata.num_classes) == (8, 4, 5)
+    assert loaded.metadata.class_names == list("abcde")
+    assert loaded.metadata.codec == {"name": "Latents", "scale": 0.18215}
+    assert loaded.metadata.pictures is None
     assert loaded.labels("b", 2) == [1, 1]
     assert loaded.shape == (4, 8, 8)
     assert not loaded.network.training

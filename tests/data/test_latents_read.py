@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import shutil
+from dataclasses import replace
 from itertools import islice
 from types import SimpleNamespace
 
@@ -160,10 +161,10 @@ def test_training_on_a_cache_resumes_bit_for_bit_and_its_checkpoint_knows_the_au
     assert spec == {"name": "Latents", "scale": 0.5, "shift": 0.0, "vae": vae, "vae_hash": autoencoder(vae).hash}
 
     data, model = tiny(made, normalisation="per_channel")
-    with pytest.raises(ValueError, match=r"cannot resume: the checkpoint's data is .*'scale': 0\.5"):
+    with pytest.raises(ValueError, match=r"cannot resume: the checkpoint's codec is .*'scale': 0\.5"):
         trainer(tmp_path, 12).fit(model, data, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
     loaded = load(tmp_path / "last.ckpt")
-    loaded.metadata.pictures = {"name": "Latents"}
+    loaded = replace(loaded, metadata=replace(loaded.metadata, pictures={"name": "Latents"}))
     with pytest.raises(ValueError, match="this model was trained on latents: there are no pictures to score"):
         _ = loaded.pictures
 
@@ -179,12 +180,11 @@ def test_previews_of_latents_are_pictures(made, tmp_path):
 def test_an_imported_network_is_fine_tuned_on_a_cache_of_the_same_scale(made, tmp_path):
     """What others trained knows its scale, not which autoencoder's latents it saw."""
     data, model = tiny(made)
-    facts = {**data.facts, "normalisation": {"name": "Latents", "scale": 0.5}}
-    passport = {"data": facts, "config": {}}
-    theirs = Loaded(model.network, model.denoiser, passport, "as given", 0)
+    metadata = replace(model.metadata, codec={"name": "Latents", "scale": 0.5})
+    theirs = Loaded(model.network, model.denoiser, metadata, "as given", 0)
     fresh = tiny(made)[1].network
     assert "every weight" in start_from(fresh, theirs, data.facts)
     for other in ({"scale": 0.18215}, {"scale": 0.5, "shift": 0.1}, {"scale": 0.5, "vae_hash": "0" * 32}):
-        passport["data"] = {**facts, "normalisation": {"name": "Latents", **other}}
+        theirs = replace(theirs, metadata=replace(metadata, codec={"name": "Latents", **other}))
         with pytest.raises(ValueError, match=r"finetune_from was trained on pictures normalised by .*, these are by"):
             start_from(fresh, theirs, data.facts)

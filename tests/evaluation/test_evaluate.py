@@ -26,7 +26,7 @@ from dit.checkpoint.importing import import_loaded
 from dit.evaluation import SCORES, Estimate, Row, table
 from dit.evaluation import classifier as judge
 from dit.files import read_json
-from dit.model import DiT
+from dit.model import network_from_spec
 from tests.checkpoint.foreign import saved, weights
 from tests.training.tiny import digits, module, trainer
 
@@ -44,7 +44,7 @@ SEVERAL = "torch.distributed.run", "--standalone", "--nproc-per-node=2"
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """A small network after a few steps, whose passport names the digits."""
+    """A small network after a few steps, whose metadata name the digits."""
     file = tmp_path_factory.mktemp("run") / "last.ckpt"
     data = digits()
     fit = trainer(file.parent, 3)
@@ -53,9 +53,9 @@ def checkpoint(tmp_path_factory):
     return changed(file, file, pictures=DIGITS)
 
 
-def changed(file, to, **passport):
+def changed(file, to, **metadata):
     contents = torch.load(file, weights_only=True)
-    contents["metadata"] |= passport
+    contents["metadata"] |= metadata
     torch.save(contents, to)
     return to
 
@@ -362,13 +362,12 @@ def of_latents(tmp_path_factory, checkpoint):
     """A network of latents of 3 channels and 8 x 8, with the digits' classes."""
     file = tmp_path_factory.mktemp("latents") / "last.ckpt"
     contents = torch.load(checkpoint, weights_only=True)
-    passport = contents["metadata"]
-    sizes = passport["model"] | {"channels": 3}
-    network = DiT(**sizes)
+    metadata = contents["metadata"]
+    network = network_from_spec(metadata["network"] | {"channels": 3})
     contents["ema"]["averages"] = {"0.9": network.state_dict()}
-    passport |= {"model": sizes, "pictures": {"name": "Digits"}}
+    metadata |= {"network": network.spec, "pictures": {"name": "Digits"}}
     codec = {"name": "Latents", "scale": 1.0, "shift": 0.0, "vae": None}
-    passport["data"] |= {"channels": 3, "normalisation": codec}
+    metadata |= {"channels": 3, "codec": codec}
     torch.save(contents, file)
     return f"checkpoint={file}"
 
@@ -426,7 +425,7 @@ def test_mistakes_are_told_in_one_sentence_before_anything_is_made(evaluate, che
     far = npz(tmp_path / "far.npz", images[:20], labels[:20] + 500)
     few = npz(tmp_path / "few.npz", images[:4])
     bare = torch.load(checkpoint, weights_only=True)
-    bare["passport"]["model"]["class_dropout"] = 0.0
+    bare["metadata"]["dropout"]["class"] = 0.0
     torch.save(bare, tmp_path / "no_dropout.ckpt")
     model, data = f"checkpoint={checkpoint}", "data=digits"
     for arguments, sentence in {

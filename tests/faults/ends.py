@@ -18,7 +18,7 @@ from dit.checkpoint import LAST, read
 _SPEED = re.compile(r"per_second|per_sec|mfu|memory|seconds|device", re.IGNORECASE)
 # Lightning counts the validation before a checkpoint once more where it goes on from that; nothing follows from it.
 _COUNT = "loops/fit_loop/epoch_loop.val_loop.batch_progress/total"
-_TOLD = ("passport", "callbacks", "hparams_name", "pytorch-lightning_version")
+_TOLD = ("metadata", "callbacks", "hparams_name", "pytorch-lightning_version")
 
 
 def end_of(folder: Path) -> dict[str, str]:

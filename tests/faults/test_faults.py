@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.checkpoint.ours import PASSPORT
+from tests.checkpoint.ours import METADATA
 from tests.faults import runs
 from tests.faults.ends import difference, end_of
 from tests.faults.phases import FOLDED, MOMENTS
@@ -18,7 +18,7 @@ def folder(tmp_path):
     contents = {
         "state_dict": {"w": torch.zeros(3)},
         "ema": {"steps": 4, "averages": {"0.9": {}}},
-        "passport": PASSPORT,
+        "metadata": METADATA.to_dict(),
         "lr_schedulers": [{"lr": 0.1}],
     }
     torch.save(contents, tmp_path / "checkpoints" / "last.ckpt")
@@ -47,7 +47,7 @@ def test_what_differs_is_named(folder, disturb, found):
     undisturbed = end_of(folder)
     (folder / "previews" / "step_0.png").touch()  # of the step it went on from
     (folder / "csv/version_0/metrics.csv").write_text("step,loss,images_per_second\n0,1.5,1\n1,1.25,2\n")
-    change(folder, passport={**PASSPORT, "config": {"trainer": {"devices": 2}}})
+    change(folder, metadata={**METADATA.to_dict(), "config": {"trainer": {"devices": 2}}})
     assert difference(undisturbed, folder) is None
     disturb(folder)
     assert found in difference(undisturbed, folder)

@@ -133,7 +133,7 @@ def _rewritten(file: Path, value: Any, rng: random.Random) -> str:
         save_file(tensors, file, {key: text.encode("utf-8", "replace").decode() for key, text in said.items()})
     elif file.suffix in (".ckpt", ".pt"):
         content = torch.load(file, weights_only=True)
-        said = "passport" if file.suffix == ".ckpt" else "args"
+        said = "metadata" if file.suffix == ".ckpt" else "args"
         where = rng.choice(list(places(content[said])))
         torch.save({**content, said: put(content[said], where, value)}, file)
     else:  # JSON is YAML too

@@ -24,7 +24,7 @@ from dit.evaluation.moments import Gaussian
 from dit.evaluation.report.read import read_sweep
 from dit.files import read_json, write_json
 from tests.checkpoint.foreign import W
-from tests.checkpoint.ours import PASSPORT, checkpoint
+from tests.checkpoint.ours import METADATA, checkpoint
 from tests.data.caches import cache, latents, save_vae
 from tests.evaluation.sweeps import hydra, metrics, preview
 
@@ -70,8 +70,8 @@ def _of(loaded: Loaded) -> Any:
         loaded.codec()
     if loaded.metadata.pictures:
         pictures_from_spec(loaded.pictures)
-    config = {**loaded.metadata, "config": None}  # for people
-    return dict(loaded.network.state_dict()), config, loaded.weights, loaded.step
+    said = {**loaded.metadata.to_dict(), "config": None}  # for people
+    return dict(loaded.network.state_dict()), said, loaded.weights, loaded.step
 
 
 def _checkpoint(folder: Path) -> list[Path]:
@@ -88,7 +88,7 @@ def _snapshots(folder: Path) -> list[Path]:
     for step in (10, 20, 30):
         for length in (0.05, 0.1):
             weights = {"a": torch.randn(64, 8), "b": torch.randn(32)}
-            write_snapshot(folder / "ema", weights, Stored(PASSPORT, f"ema length {length}", step), torch.float32)
+            write_snapshot(folder / "ema", weights, Stored(METADATA, f"ema length {length}", step), torch.float32)
     return sorted((folder / "ema").iterdir())
 
 

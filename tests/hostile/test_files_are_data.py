@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from data import pictures_from_spec
-from dit.checkpoint import load, read
+from dit.checkpoint import Metadata, load, read
 from dit.checkpoint.exporting import export_safetensors
 from dit.codec import codec_from_spec
 from tests.checkpoint.ours import PASSPORT, checkpoint
@@ -55,7 +55,12 @@ def proof(tmp_path):
     return tmp_path / "proof"
 
 
-PASSPORTS = {
+def today(passport):
+    """The same as this version writes it."""
+    return Metadata.from_dict(passport).to_dict() | {"version": 2}
+
+
+OLD = {
     "pixels": {**PASSPORT, "pictures": DIGITS},
     "latents": {**PASSPORT, "data": {**PASSPORT["data"], "normalisation": LATENTS}},
     "before they had an entry of their own": {
@@ -63,31 +68,49 @@ PASSPORTS = {
         "config": {"data": {**DIGITS, "_target_": "data.Digits", "name": None}},
     },
 }
+MADE = {
+    **{f"{kind}, of version 1": ("passport", said) for kind, said in OLD.items()},
+    **{
+        kind: ("metadata", today(said)) for kind, said in OLD.items() if kind != "before they had an entry of their own"
+    },
+}
+MADE["a condition"] = "metadata", MADE["pixels"][1] | {"conditions": {"augment": [2]}, "adapters": []}
+REFUSED = {
+    "passport": {"the whole", "model", "model.depth", "path", "path.name", "path.steps", "kind", "sigma_data"}
+    | {"data.normalisation", "data.class_names.0", "data.num_classes"},
+    "metadata": {"the whole", "network", "network.name", "network.depth", "path", "path.name", "path.steps", "kind"}
+    | {"codec", "class_names.0", "num_classes", "sigma_data", "dropout.class", "version", "ditlab", "conditions"},
+}
 
 
-@pytest.mark.parametrize(("kind", "file"), [*((kind, "x.safetensors") for kind in PASSPORTS), ("pixels", "x.ckpt")])
-def test_calls_in_a_passport(kind, file, tmp_path, proof):
+@pytest.mark.parametrize(("kind", "file"), [*((kind, "x.safetensors") for kind in MADE), ("pixels", "x.ckpt")])
+def test_calls_in_metadata(kind, file, tmp_path, proof):
     checkpoint(tmp_path / "good.ckpt")
     contents = torch.load(tmp_path / "good.ckpt", weights_only=True)
     export_safetensors(load(tmp_path / "good.ckpt"), tmp_path / "good.safetensors")
     weights = load_file(tmp_path / "good.safetensors")
+    entry, good = MADE[kind]
 
-    def use(passport):
+    def use(metadata):
         if file.endswith(".ckpt"):
-            torch.save({**contents, "passport": passport}, tmp_path / file)
+            torch.save({**contents, entry: metadata}, tmp_path / file)
             read(tmp_path / file)
         else:
-            said = {"passport": passport, "weights": "ema 0.9", "step": 1}
+            said = {entry: metadata, "weights": "ema 0.9", "step": 1}
             save_file(weights, tmp_path / file, {"format": "pt", "ditlab": json.dumps(said)})
         uses(load(tmp_path / file))
 
-    refused = outcomes(everywhere(PASSPORTS[kind], call(proof)), use, proof)
-    assert {"the whole", "model", "model.depth", "path", "path.name", "path.steps", "kind", "sigma_data"} <= set(
-        refused
-    )
-    assert {"data.normalisation", "data.class_names.0", "data.num_classes"} <= set(refused)
-    where = {"pixels": "pictures.batch_size", "latents": "data.normalisation.scale"}.get(kind, "config.data.batch_size")
-    assert where in refused
+    refused = outcomes(everywhere(good, call(proof)), use, proof)
+    assert REFUSED[entry] <= set(refused)
+    where = {
+        "pixels, of version 1": "pictures.batch_size",
+        "latents, of version 1": "data.normalisation.scale",
+        "before they had an entry of their own, of version 1": "config.data.batch_size",
+        "pixels": "pictures.batch_size",
+        "latents": "codec.scale",
+        "a condition": "conditions.augment.0",
+    }
+    assert where[kind] in refused
 
 
 MALFORMED = {
@@ -97,9 +120,9 @@ MALFORMED = {
     "null": "null",
     "list": "[]",
     "nothing": "{}",
-    "empty passport": '{"passport": {}, "weights": "ema", "step": 1}',
-    "nulls": '{"passport": null, "weights": null, "step": null}',
-    "more": '{"passport": {}, "weights": "ema", "step": 1, "more": 1}',
+    "empty metadata": '{"metadata": {}, "weights": "ema", "step": 1}',
+    "nulls": '{"metadata": null, "weights": null, "step": null}',
+    "more": '{"metadata": {}, "weights": "ema", "step": 1, "more": 1}',
     "number": "1e999",
 }
 
@@ -107,9 +130,7 @@ MALFORMED = {
 @pytest.mark.parametrize("said", MALFORMED.values(), ids=MALFORMED)
 def test_malformed_metadata_is_one_sentence(said, tmp_path):
     save_file({"a": torch.zeros(1)}, tmp_path / "x.safetensors", {"ditlab": said})
-    with pytest.raises(
-        ValueError, match=r"^checkpoint=.*x\.safetensors has a passport that this version cannot read: "
-    ):
+    with pytest.raises(ValueError, match=r"^checkpoint=.*x\.safetensors has metadata that this version cannot read: "):
         load(tmp_path / "x.safetensors")
 
 
@@ -130,7 +151,7 @@ def test_a_network_larger_than_its_file_is_never_built(tmp_path):
             load(tmp_path / "x.ckpt")
         assert tracemalloc.get_traced_memory()[1] < 2**27
         tracemalloc.stop()
-        contents["metadata"] = torch.load(tmp_path / "good.ckpt", weights_only=True)["passport"]
+        contents["metadata"] = torch.load(tmp_path / "good.ckpt", weights_only=True)["metadata"]
 
 
 def test_a_hub_name_in_a_file_is_not_fetched(monkeypatch):
