@@ -58,7 +58,7 @@ def train(rate: str) -> list[dict[float, Tensor]]:
     data.setup()
     torch.manual_seed(0)
     network = DiT(8, 1, 10, 4, 32, 2, 2)
-    denoiser = Denoiser(network, LinearFlow(), "velocity", network.trained_null_label)
+    denoiser = Denoiser(network, LinearFlow(), "velocity", network.null_label)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
     shares = {
         "constant": lambda step: 1.0,

@@ -104,7 +104,7 @@ def bare_step(module: Any, pictures: Any):
     if module.compile_backend is not None:
         network.compile_in_place(module.compile_backend)
     path = module.denoiser.path
-    denoiser = Denoiser(network, path, module.denoiser.kind, network.trained_null_label)
+    denoiser = Denoiser(network, path, module.denoiser.kind, module.denoiser.null_label)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-5, fused=True)
     precision = "bf16" if "bf16" in str(module.trainer.precision) else "fp32"
     x0, labels = pictures.images.clone(), pictures.labels.clone()

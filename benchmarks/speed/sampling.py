@@ -68,7 +68,7 @@ def of_model(name: str, setting: Setting) -> dict[str, Any]:
 
 def draw(network: nn.Module, labels: Tensor, steps: int, max_rows: int | None, interval: bool) -> Tensor:
     """Pictures [B, C, H, W] by ours."""
-    denoiser = Denoiser(network, PATH, "eps", network.trained_null_label)
+    denoiser = Denoiser(network, PATH, "eps", network.null_label)
     noise = torch.randn(len(labels), network.channels, network.image_size, network.image_size, device=labels.device)
     guidance = Interval(CFG(SCALE), INTERVAL) if interval else CFG(SCALE)
     grid = make_grid(PATH, steps, "leading")

@@ -54,7 +54,7 @@ def of_forward(network: DiT, name: str, rows: int) -> Arms:
         FORWARD: lambda: network(x, time, labels),
         "modulations, block by block": lambda: [m(condition) for m in modulations],
         "modulations, one product": lambda: together(nn.functional.silu(condition)).chunk(6 * len(modulations), dim=1),
-        "time and label": lambda: network.time_embed(time) + network.label_embed(labels, rows, None),
+        "time and label": lambda: network.time_embed(time) + network.label_embed(labels, rows),
         "pictures to patches": lambda: patchify(x, network.patch_size),
         "patches to pictures": lambda: unpatchify(patches, network.patch_size, side, side),
     }

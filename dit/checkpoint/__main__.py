@@ -16,6 +16,7 @@ from dit.checkpoint.importing import SOURCES, import_loaded
 from dit.checkpoint.load import Loaded, load
 from dit.checks import printable
 from dit.files import check_out
+from dit.imports import import_modules
 
 _WIDTH = 100  # of a table's second column
 
@@ -25,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     said = _parser().parse_args(arguments)
     with warnings.catch_warnings(record=True, action="always") as told:
         try:
+            import_modules(said.modules)
             said.command(said)
         except (ValueError, OSError) as error:
             print(f"error: {printable(str(error))}", file=sys.stderr)
@@ -68,6 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     give.add_argument("--vae", type=Path, help="folder of the autoencoder to put beside it, for diffusers")
     give.set_defaults(command=_export)
     for command in (inspect, take, give):
+        command.add_argument(
+            "--import", action="append", default=[], dest="modules", metavar="MODULE", help="with a network of yours"
+        )
         command.add_argument("--weights", default="ema", help="ema (the default), raw, or an average's decay or length")
     return parser
 

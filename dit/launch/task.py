@@ -16,10 +16,11 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException, InstantiationException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from dit.checks import printable
+from dit.imports import import_modules
 from dit.launch.collectives import confine
 from dit.launch.devices import adopt_group, check_starter, count_ranks
 from dit.launch.folder import held
@@ -151,6 +152,9 @@ class Task:
                 raise ValueError(f"{key} must be a whole number of at least {least}, got {value!r}")
         if self.trainer:
             check_starter(config[self.trainer])
+        if "imports" in config:
+            said = config.imports
+            import_modules(OmegaConf.to_container(said) if isinstance(said, ListConfig) else said)
 
     @contextmanager
     def _one_sentence(self, group: Group | None, sweeping: bool) -> Iterator[None]:

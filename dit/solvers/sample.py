@@ -350,6 +350,7 @@ class Sampler:
         """
         count = len(labels) if labels is not None else count
         assert count is not None, "either labels or a count"
+        check_conditions(denoiser, conditions or {}, count)
         for start in range(0, count, self.batch_size):
             numbers = range(start, min(start + self.batch_size, count))
             some = None if labels is None else labels[start : numbers.stop]
