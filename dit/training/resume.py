@@ -42,7 +42,8 @@ def find_start(resume: str | None, folder: str | Path, max_steps: int, config: d
     if not there:
         return Start()
     file, contents = _newest_good(there)
-    if different := _differences(contents["metadata"].config, config):
+    # What an older version did not write, it did not know: it is as it was without.
+    if different := _differences(contents["metadata"].config, config, unknown="passport" in contents):
         key, theirs, mine = different[0]
         more = f" ({len(different) - 1} more keys differ)" if len(different) > 1 else ""
         raise ValueError(
@@ -96,10 +97,11 @@ def _newest_good(files: list[Path]) -> tuple[Path, dict[str, Any]]:
     raise ValueError(f"no checkpoint is left to resume: {'; '.join(refusals)}; choose another folder or remove them")
 
 
-def _differences(theirs: dict[str, Any], mine: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    """(key, value in theirs, value in mine) of what differs; a key that one of them lacks is None there."""
+def _differences(theirs: dict[str, Any], mine: dict[str, Any], unknown: bool = False) -> list[tuple[str, Any, Any]]:
+    """(key, value in theirs, value in mine) of what differs; a key that one of them lacks is None there. unknown: leave
+    out those that theirs lacks."""
     flat = [_flat({key: side.get(key) for key in _SAME}) for side in (theirs, mine)]
-    keys = [key for key in flat[0] | flat[1] if key not in _FREE]
+    keys = [key for key in (flat[0] if unknown else flat[0] | flat[1]) if key not in _FREE]
     return [(key, flat[0].get(key), flat[1].get(key)) for key in keys if flat[0].get(key) != flat[1].get(key)]
 
 

@@ -16,11 +16,12 @@ import pytest
 import torch
 from lightning import Callback
 
-from dit.checkpoint import check_sums, read
+from dit.checkpoint import Metadata, check_sums, read
 from dit.checkpoint.load import unpickled
 from dit.launch import Task
 from dit.training import RenamedCheckpointIO, RunLog, SaveCheckpoint, find_start
 from dit.training.draws import uniforms
+from tests.checkpoint.ours import passport
 from tests.training.tiny import assert_same, digits, module, state, trainer
 
 ROOT = Path(__file__).parent.parent.parent
@@ -279,6 +280,19 @@ TINY = {
     "callbacks.checkpoint.every_n_steps": 20,
 }
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HYDRA_FULL_ERROR": "0"}
+
+
+def test_a_run_of_an_older_version_goes_on_though_keys_were_added_and_renamed_since(tmp_path):
+    fit(tmp_path, 2)
+    contents = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    old = passport(Metadata.from_dict(contents.pop("metadata")))
+    old["config"] = {"model": {"depth": 1, "class_dropout": 0.1}, "loss": {"_target_": "dit.diffusion.MSE"}, "seed": 0}
+    torch.save({**contents, "passport": old}, tmp_path / "last.ckpt")
+    now = {"model": {"depth": 1, "qk_norm_eps": 1e-6}, "loss": {"_target_": "dit.objectives.MSE"}, "seed": 0}
+    assert find_start("auto", tmp_path, 9, now | {"dropout": {"class": 0.1}}).file == tmp_path / "last.ckpt"
+    for changes, key in (({"dropout": {"class": 0.2}}, "dropout.class=0.1, not 0.2"), ({"seed": 1}, "seed=0, not 1")):
+        with pytest.raises(ValueError, match=rf"is of a run with {key}"):
+            find_start("auto", tmp_path, 9, now | {"dropout": {"class": 0.1}} | changes)
 
 
 def command(folder, *more):
