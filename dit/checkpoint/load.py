@@ -20,6 +20,7 @@ from dit.checks import check_whole, one_line, shown
 from dit.codec import LatentCodec, Pixels, codec_from_spec
 from dit.diffusion import Denoiser, path_from_spec
 from dit.model import Network, check_compile, class_of
+from dit.model.adapters import adapter_from_spec
 
 AS_GIVEN = "as given"  # weights of which their file does not say whether they are averages
 
@@ -163,11 +164,12 @@ def load(
     contents = read(file, key)
     averages, step = contents["ema"]["averages"], contents.get("global_step", 0)
     chosen = next(iter(averages)) if weights == "ema" else _named(weights, averages)
+    prefix = "network."
+    raw = {k.removeprefix(prefix): v for k, v in contents["state_dict"].items() if k.startswith(prefix)}
     if weights == "raw":
-        prefix = "network."
-        state = {k.removeprefix(prefix): v for k, v in contents["state_dict"].items() if k.startswith(prefix)}
+        state = raw
     elif chosen is not None:
-        state, weights = averages[chosen], f"ema {chosen}"
+        state, weights = raw | averages[chosen], f"ema {chosen}"  # of what was not trained there is no average
     elif any(name.startswith(_LENGTH) for name in averages) and _number(weights) is not None:
         run = file.resolve().parent.parent
         made = reconstruct(run, float(weights), step, key="weights")
@@ -204,7 +206,7 @@ def build(
 
     ValueError where the two do not fit, or where this version does not know what the metadata say of the network.
     """
-    network = _network(metadata.network, state)
+    network = _network(metadata, state)
     network.load_state_dict(state)
     network.eval().requires_grad_(False).to(device)
     denoiser = Denoiser(
@@ -219,18 +221,26 @@ def build(
     return Loaded(network, denoiser, metadata, weights, step)
 
 
-def _network(spec: dict[str, Any], state: dict[str, Tensor]) -> Network:
-    """The network of a spec, which takes memory only when the shapes of `state` are found to be its own."""
+def _network(metadata: Metadata, state: dict[str, Tensor]) -> Network:
+    """The network, adapted, which takes memory only when the shapes of `state` are found to be its own."""
     what = "the metadata's network"
-    network, arguments = class_of(spec, what)
+    network, arguments = class_of(metadata.network, what)
+    adapters = [adapter_from_spec(spec, "the metadata's adapter") for spec in metadata.adapters]
+
+    def adapted() -> Network:
+        made = network(**arguments)
+        for adapter in adapters:
+            adapter.apply(made)
+        return made
+
     try:
         network.check_size(arguments, len(state))
     except ValueError as error:
         raise ValueError(f"{what} {error}") from error
     with torch.device("meta"):
-        shapes = {name: tuple(tensor.shape) for name, tensor in network(**arguments).state_dict().items()}
+        shapes = {name: tuple(tensor.shape) for name, tensor in adapted().state_dict().items()}
     check_names("the checkpoint", "network of its metadata", state, shapes)
-    return network(**arguments)
+    return adapted()
 
 
 def load_denoiser(file: str | Path, weights: str | float = "ema") -> Denoiser:

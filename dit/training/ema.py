@@ -11,13 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from dit.checkpoint import check_length, gamma
+from dit.model.adapters import trained
 
 
 class Averages(ABC):
     """avg <- d avg + (1 - d) weights after each optimiser step n = 1, 2, ...; subclasses say which d.
 
-    The first of `names` is the one previews and validation use. setting: where the configuration lists them. Sharded
-    weights have sharded averages, of which each process keeps its part.
+    Of the weights that are trained: the others are the same in every average. The first of `names` is the one previews
+    and validation use. setting: where the configuration lists them. Sharded weights have sharded averages, of which
+    each process keeps its part.
     """
 
     def __init__(self, names: Sequence[str], setting: str):
@@ -31,7 +33,7 @@ class Averages(ABC):
 
     def attach(self, network: nn.Module) -> None:
         """Start from the network's weights, or move restored averages to its device."""
-        weights = dict(network.named_parameters())
+        weights = trained(network)
         for average in self.names:
             source = self.averages.get(average, weights)
             # copy: the average must never share memory with the live weights.
@@ -44,7 +46,7 @@ class Averages(ABC):
     def update(self, network: nn.Module) -> None:
         """Count one optimiser step and move every average towards the weights."""
         self.steps += 1
-        live = [weight.detach().float() for weight in network.parameters()]
+        live = [weight.detach().float() for weight in trained(network).values()]
         for name in self.names:
             # One launch for all tensors on a GPU, where a loop would launch hundreds.
             averages = list(self.averages[name].values())
@@ -58,7 +60,7 @@ class Averages(ABC):
         Values are copied in place, so that compiled and wrapped networks see them.
         """
         averages = self.averages[self.names[0] if name is None else name]
-        weights = dict(network.named_parameters())
+        weights = trained(network)
         backup = {name: weight.detach().clone() for name, weight in weights.items()}
         try:
             for name, weight in weights.items():

@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from dit.checkpoint import Metadata
 from dit.diffusion import Denoiser, GaussianPath, Kind, TimeDistribution, spread
 from dit.model import Network, blocks_of, check_compile, name_of
+from dit.model.adapters import Adapter
 from dit.objectives import Denoising, Loss, Losses, Objective
 from dit.training.draws import normals, uniforms
 from dit.training.ema import Averages
@@ -57,7 +58,7 @@ class DiTModule(LightningModule):
     """Trains `network` to predict `kind` along `path`; sigma_data is that of the kind "edm".
 
     loss: how predictions are compared, or an objective that owns the forward pass. dropout: share of pictures of which
-    the network is not told the class ("class"), or a condition, by name.
+    the network is not told the class ("class"), or a condition, by name. adapter: changes the network first.
 
     optimizer: groups of parameters -> Optimizer; scheduler: Optimizer -> LRScheduler, stepped every optimiser step.
     facts: what the checkpoint tells about the pictures; pictures: how to open them again; config: the run's
@@ -85,8 +86,11 @@ class DiTModule(LightningModule):
         on_nonfinite: NonFinite | None = None,
         sigma_data: float = 1.0,
         dropout: Mapping[str, float] = _DROPOUT,
+        adapter: Adapter | None = None,
     ):
         super().__init__()
+        if adapter is not None:
+            adapter.apply(network)
         _check_fit(network, facts, loss)
         _check_dropout(dropout, facts["conditions"])
         check_compile(compile)
@@ -98,6 +102,7 @@ class DiTModule(LightningModule):
             sigma_data=sigma_data,
             **facts,
             dropout=dict(dropout),
+            adapters=[] if adapter is None else [adapter.spec],
             pictures=pictures,
             config=config or {},
         )

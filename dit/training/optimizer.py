@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import nn
 
+from dit.model.adapters import trained
+
 
 def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
     """Two groups for an optimiser: the matrices with its own weight decay, the rest with none.
@@ -16,7 +18,7 @@ def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
     """
     rows = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
     matrices, rest = [], []
-    for name, parameter in module.named_parameters():
+    for name, parameter in trained(module).items():
         decays = parameter.ndim >= 2 and name.endswith("weight") and id(parameter) not in rows
         (matrices if decays else rest).append(parameter)
     return [{"params": matrices}, {"params": rest, "weight_decay": 0.0}]

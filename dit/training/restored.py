@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dit.checks import check_whole, shown
+from dit.model.adapters import trained
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -24,7 +25,7 @@ Maker = Callable[[list[dict[str, Any]]], "Optimizer"]
 def check_weights(checkpoint: dict[str, Any], module: DiTModule) -> None:
     """Raises ValueError unless weights, averages and counters are of this module's form."""
     check_form("weights", checkpoint["state_dict"], module.state_dict())
-    parameters = dict(module.network.named_parameters())
+    parameters = trained(module.network)
     averages = checkpoint["ema"]["averages"]
     for name in averages:
         check_form(f"average {shown(name)}", averages[name], parameters)

@@ -74,7 +74,9 @@ class SaveSnapshots(Callback):
         assert pl_module.ema.steps == trainer.global_step
         for name, average in pl_module.ema.averages.items():
             # Sharded averages are gathered by all processes together, one average at a time.
-            whole = {key: t.full_tensor() if isinstance(t, DTensor) else t for key, t in average.items()}
+            # What is not trained is the same in every average.
+            weights = {key: weight.detach().float() for key, weight in pl_module.network.named_parameters()} | average
+            whole = {key: t.full_tensor() if isinstance(t, DTensor) else t for key, t in weights.items()}
             if trainer.is_global_zero:
                 stored = Stored(pl_module.metadata, f"ema {name}", trainer.global_step)
                 write_snapshot(self.folder, whole, stored, self.dtype)

@@ -12,6 +12,7 @@ from lightning import Callback, Trainer
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
+from dit.model.adapters import trained
 from dit.training.module import DiTModule
 from dit.training.restored import check_form
 from dit.training.resume import say
@@ -147,7 +148,7 @@ class Usual:
 
 
 def _distances(module: DiTModule) -> dict[str, float]:
-    weights = [weight.detach() for weight in module.network.parameters()]
+    weights = [weight.detach() for weight in trained(module.network).values()]
     norm = whole(get_total_norm(weights))
     distances = {}
     for name, average in module.ema.averages.items():

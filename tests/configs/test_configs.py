@@ -20,6 +20,7 @@ from dit.checkpoint import Loaded
 from dit.diffusion import DiscreteVP, GaussianPath, TimeDistribution
 from dit.evaluation import Dino, Inception
 from dit.model import DiT
+from dit.model.adapters import Adapter
 from dit.objectives import Loss
 from dit.scoring import OnlineScore
 from dit.solvers import Guidance, Sampler, Solver, make_grid
@@ -127,6 +128,8 @@ def test_every_file_of_every_group_composes_and_builds(group, name, tree, made, 
             assert isinstance(instantiate(config.callbacks)["score"], OnlineScore)
         case "on_nonfinite":
             assert type(instantiate(config.on_nonfinite)).__name__.lower() == name
+        case "adapter":
+            assert isinstance(instantiate(config.adapter), Adapter | None)
         case "paths":
             assert config.paths.output_root == "outputs"
         case _:

@@ -32,6 +32,7 @@ def module(
     objective=FLOW,
     on_nonfinite=None,
     dropout=0.1,
+    adapter=None,
     **network,
 ):
     torch.manual_seed(seed)
@@ -51,6 +52,7 @@ def module(
         compile=compile,
         on_nonfinite=on_nonfinite,
         dropout={"class": dropout},
+        adapter=adapter,
     )
 
 
