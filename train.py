@@ -31,13 +31,13 @@ def main(config: DictConfig) -> float | None:
     torch.manual_seed(config.seed)
     torch.set_float32_matmul_precision(config.matmul_precision)
     data = instantiate(config.data)
-    network = instantiate(config.model)
+    network = instantiate(config.model, _convert_="all")
     said = start_from(network, start, data.facts) if config.finetune_from and not begin.file else ""
     parts = "times", "loss", "optimizer", "scheduler", "ema", "validation", "on_nonfinite", "adapter"
     module = DiTModule(
         network=network,
         **instantiate(config.diffusion, _convert_="all"),
-        **{key: instantiate(config[key]) for key in parts},
+        **{key: instantiate(config[key], _convert_="all") for key in parts},
         facts=data.facts,
         pictures=pictures_spec(plain(config)["data"]),
         config=plain(config),

@@ -253,6 +253,20 @@ def test_an_objective_may_ask_for_features_and_says_its_parts(mine, tmp_path, mo
         module(Hinted(), _told(digits()), loss=quiet)
 
 
+def test_an_adapter_of_ones_own_is_trained_alone_and_loaded_again(mine, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(mine)
+    adapter = importlib.import_module("my_adapters").LowRank(2)
+    torch.manual_seed(0)
+    network = DiT(8, 1, 10, patch_size=4, hidden_size=16, depth=1, num_heads=2)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    model, _ = fit(tmp_path, network, 3, callbacks=[SaveCheckpoint(str(tmp_path), 3)], adapter=adapter)
+    after = model.network.state_dict()
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+    assert after.keys() - before.keys() == model.ema.averages["0.9"].keys()
+    loaded = load(tmp_path / "last.ckpt", "raw").network.state_dict()
+    assert all(torch.equal(loaded[key], value) for key, value in after.items())
+
+
 def _told(data):
     return type("Told", (), {"facts": data.facts | {"conditions": {"hint": [1, 8, 8], "until": []}}})
 

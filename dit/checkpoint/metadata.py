@@ -50,6 +50,10 @@ class Metadata:
     version: int = VERSION
 
     def __post_init__(self) -> None:
+        if (
+            other := next((each.name for each in fields(self) if not _is_plain(getattr(self, each.name))), None)
+        ) is not None:
+            raise ValueError(f"the metadata's {other} must be plain values, got {shown(getattr(self, other))}")
         for name in ("network", "path", "codec", "conditions", "dropout", "config"):
             if not isinstance(getattr(self, name), dict):
                 raise ValueError(f"the metadata's {name} must be a mapping, got {shown(getattr(self, name))}")
@@ -75,7 +79,7 @@ class Metadata:
     @staticmethod
     def from_dict(stored: Any) -> Metadata:
         """What a file holds, of this version of the form or of an older one. ValueError for anything else."""
-        if not _is_plain(stored) or not isinstance(stored, dict):
+        if not isinstance(stored, dict) or not _is_plain(stored):
             raise ValueError(f"its metadata must be a mapping of plain values, got {shown(stored)}")
         if "version" not in stored:
             stored = _from_version_1(stored)
@@ -201,7 +205,7 @@ def _moved(value: Any) -> Any:
 def _is_plain(value: Any, depth: int = 0) -> bool:
     if depth > 50:
         return False
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return all(isinstance(key, str) and _is_plain(item, depth + 1) for key, item in value.items())
     if isinstance(value, list | tuple):
         return all(_is_plain(item, depth + 1) for item in value)

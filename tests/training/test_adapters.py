@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 
 from dit.checkpoint import export_safetensors, load
@@ -13,7 +14,7 @@ from dit.training.snapshots import list_snapshots
 from tests.training.tiny import assert_same, digits, module, state, trainer
 
 
-@register_adapter("low_rank")
+@register_adapter("low_rank_head")
 @dataclass(frozen=True)
 class LowRank(Adapter):
     """A LoRA of the final layer, in a test's few lines, which begins at zero."""
@@ -63,7 +64,7 @@ def test_an_adapted_run_resumes_bit_for_bit_and_under_no_other_adapter(tmp_path)
     fit(tmp_path / "b", 3, adapter=LowRank())
     file = tmp_path / "b" / "last.ckpt"
     assert_same(state(*straight), state(*fit(tmp_path / "c", 6, file, adapter=LowRank())))
-    with pytest.raises(ValueError, match=r"cannot resume: the checkpoint's adapters is .*'low_rank', 'rank': 2"):
+    with pytest.raises(ValueError, match=r"cannot resume: the checkpoint's adapters is .*'low_rank_head', 'rank': 2"):
         fit(tmp_path / "d", 6, file, adapter=Freeze(["final"]))
 
 
@@ -86,6 +87,11 @@ def test_snapshots_of_a_frozen_trunk_are_whole(tmp_path):
 def test_specs_of_adapters_are_data(spec, sentence):
     with pytest.raises(ValueError, match=sentence):
         adapter_from_spec(spec)
+
+
+def test_metadata_are_plain_before_the_first_step():
+    with pytest.raises(ValueError, match=r"the metadata's adapters must be plain values, got .*ListConfig|\['final'\]"):
+        module(digits(), adapter=Freeze(OmegaConf.create(["final"])))
 
 
 def test_a_part_that_is_not_there_is_named():
