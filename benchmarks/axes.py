@@ -82,13 +82,13 @@ def main() -> None:
 def quality(workers: int) -> dict[str, Any]:
     """By arm: GFLOPs, steps, and of each seed the scores."""
     digits = presets()["dit_digits"]
-    gflops = {name: count(**digits | changes)[1] for name, changes in ARMS.items()}
+    gflops = {name: count({"name": "dit"} | digits | changes)[1] for name, changes in ARMS.items()}
     base = next(iter(gflops.values()))
     steps = {name: round(STEPS * base / cost) for name, cost in gflops.items()}
     jobs = [(name, seed) for seed in SEEDS for name in ARMS]
     with ThreadPoolExecutor(workers) as pool:
         list(pool.map(lambda job: train(*job, steps[job[0]]), jobs))
-    parameters = {name: count(**digits | changes)[0] for name, changes in ARMS.items()}
+    parameters = {name: count({"name": "dit"} | digits | changes)[0] for name, changes in ARMS.items()}
     return {
         name: {
             "gflops": gflops[name],

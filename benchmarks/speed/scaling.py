@@ -63,7 +63,7 @@ def flops_of(point: dict[str, Any], device: str) -> int:
     from dit.model.count import count
 
     keys = set(models.arguments("s2")) & set(point)
-    return round(2e9 * count(**{key: point[key] for key in keys})[1])
+    return round(2e9 * count({"name": "dit"} | {key: point[key] for key in keys})[1])
 
 
 def tables(result: dict[str, Any]) -> Iterator[Table]:

@@ -52,8 +52,8 @@ def test_in_and_out_and_inspected_again(tmp_path, capsys):
         assert main(["inspect", *arguments]) == 0
         tables.append(printed(capsys))
     assert tables[0] == tables[1] == tables[2]
-    assert tables[0]["data.class_names"].startswith("name 0, name 1, ")
-    assert tables[0]["data.class_names"].endswith("... (200 in all)")
+    assert tables[0]["class_names"].startswith("name 0, name 1, ")
+    assert tables[0]["class_names"].endswith("... (200 in all)")
     assert main(["inspect", foreign, "--source", "dit", "--num-heads", "2"]) == 0
     assert printed(capsys)["config.imported_from"] == "dit"
     assert import_loaded(folder, "diffusers").class_names == load(ours).class_names

@@ -40,7 +40,7 @@ def test_both_normalisations_are_told_and_per_channel_is_mean_0_and_variance_1(m
     known = Manifest.read(made).normalisations
     assert known["scalar"] == {"scale": 0.5, "shift": 0.0}
     data = latents(made, normalisation="per_channel")
-    assert data.facts["normalisation"]["vae_hash"] == autoencoder(vae).hash
+    assert data.facts["codec"]["vae_hash"] == autoencoder(vae).hash
     picks = [Pick(i, mirrored, 99 * i + d) for i in range(50) for mirrored in (False, True) for d in range(20)]
     x = data.codec.encode(data.train.images(picks))
     assert x.mean((0, 2, 3)).abs().max() < 0.01

@@ -68,10 +68,11 @@ def test_batches_are_equal_to_the_bit(pngs, changes, workers):
     assert len({tuple(batch.index.tolist()) for batch in disk}) == 9
     for other in others:
         for mine, theirs in zip(disk, other, strict=True):
-            for name, a, b in zip(mine._fields, mine, theirs, strict=True):
-                assert (a is None and b is None) or torch.equal(a, b), name
-    told = [batch.augmentation for batch in disk]
-    assert all((x is None) == ("augment" not in changes) for x in told)
+            told, same = ({**batch._asdict(), **batch.conditions} for batch in (mine, theirs))
+            assert told.pop("conditions").keys() == same.pop("conditions").keys()
+            for name, a in told.items():
+                assert (a is None and same[name] is None) or torch.equal(a, same[name]), name
+    assert all(("augment" in batch.conditions) == ("augment" in changes) for batch in disk)
 
 
 def test_mirrored_pictures_are_mirrored_on_the_device():
@@ -145,11 +146,11 @@ def test_a_subset_hands_on_draws_and_mirrors(tree):  # noqa: F811
 def test_validation_is_neither_drawn_nor_augmented(pngs):
     data = folder(pngs, storage="device", augment=Karras(probability=1))
     (trained,) = batches(data, 1)
-    assert trained.augmentation.any()
+    assert trained.conditions["augment"].any()
     (batch,) = data.val_dataloader()
     assert batch.draws is None
     seen = data.on_after_batch_transfer(batch, 0)
-    assert seen.augmentation is None
+    assert seen.conditions == {}
     assert torch.equal(seen.images, data.codec.encode(batch.images))
 
 
