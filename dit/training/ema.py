@@ -60,7 +60,7 @@ class Averages(ABC):
         Values are copied in place, so that compiled and wrapped networks see them.
         """
         averages = self.averages[self.names[0] if name is None else name]
-        weights = trained(network)
+        weights = {name: weight for name, weight in network.named_parameters() if name in averages}
         backup = {name: weight.detach().clone() for name, weight in weights.items()}
         try:
             for name, weight in weights.items():
