@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from dit.checks import check_whole, one_line, shown
 from dit.codec import LatentCodec, Pixels, codec_from_spec
 from dit.diffusion import Denoiser, path_from_spec
 from dit.model import Network, check_compile, class_of
-from dit.model.adapters import adapter_from_spec
+from dit.model.adapters import adapter_from_spec, trained
 
 AS_GIVEN = "as given"  # weights of which their file does not say whether they are averages
 
@@ -176,7 +176,8 @@ def load(
         state, weights = made.state(), made.stored.weights
     else:
         raise ValueError(f"weights must be ema, raw or one of {', '.join(averages)}, got {weights!r}")
-    return build(state, contents["metadata"], str(weights), step, device)
+    averaged = averages[chosen].keys() if chosen is not None and weights != "raw" else None
+    return build(state, contents["metadata"], str(weights), step, device, averaged)
 
 
 def _named(weights: str | float, names: Iterable[str]) -> str | None:
@@ -200,13 +201,21 @@ def check_weights(asked: str | float, stored: str) -> None:
 
 
 def build(
-    state: dict[str, Tensor], metadata: Metadata, weights: str, step: int, device: str | torch.device = "cpu"
+    state: dict[str, Tensor],
+    metadata: Metadata,
+    weights: str,
+    step: int,
+    device: str | torch.device = "cpu",
+    averaged: Collection[str] | None = None,
 ) -> Loaded:
     """The network and the denoiser that `metadata` describe, with the weights `state`, in evaluation mode.
+    averaged: names of those that are of an average, if they are to be.
 
     ValueError where the two do not fit, or where this version does not know what the metadata say of the network.
     """
     network = _network(metadata, state)
+    if averaged is not None and (lost := [name for name in trained(network) if name not in averaged]):
+        raise ValueError(f"the checkpoint is no network of its metadata: missing {lost[0]} in its average")
     network.load_state_dict(state)
     network.eval().requires_grad_(False).to(device)
     denoiser = Denoiser(
