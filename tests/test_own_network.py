@@ -103,7 +103,7 @@ def test_a_subclass_does_not_pass_for_its_parent():
     network = Doubled(**sizes)
     assert (network.spec["name"], name_of(DiT)) == ("doubled", "dit")
     assert type(network_from_spec(network.spec)) is Doubled
-    with pytest.raises(ValueError, match=r"network doubled is .*Doubled already; choose another name"):
+    with pytest.raises(ValueError, match=r"model doubled is .*Doubled already; choose another name"):
         register("doubled")(type("Other", (DiT,), {}))
 
 

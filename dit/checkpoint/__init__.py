@@ -5,9 +5,10 @@ Checkpoints of others come in and ours go out here too; `python -m dit.checkpoin
 
 from dit.checkpoint.exporting import export_diffusers, export_safetensors
 from dit.checkpoint.importing import import_checkpoint, import_loaded
-from dit.checkpoint.load import LAST, PREVIOUS, Loaded, check_resume, check_sums, load, load_denoiser, read
+from dit.checkpoint.load import Loaded, load, load_denoiser
 from dit.checkpoint.metadata import Metadata, same_codec
 from dit.checkpoint.power import check_length, gamma
+from dit.checkpoint.read import LAST, PREVIOUS, check_resume, check_sums, read
 from dit.checkpoint.snapshots import SNAPSHOTS, list_snapshots, reconstruct, write_snapshot
 from dit.checkpoint.stored import Stored
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from importlib.metadata import version
 from typing import Any
-
-import torch
 
 from dit.checks import check_number, check_whole, printable, shown
 from dit.diffusion.prediction import check_kind
 from dit.model import Network, class_of
+from dit.versions import versions
 
 VERSION = 2
 
@@ -45,15 +43,14 @@ class Metadata:
     adapters: list[dict[str, Any]] = field(default_factory=list)
     pictures: dict[str, Any] | None = None
     config: dict[str, Any] = field(default_factory=dict)
-    ditlab: str = field(default_factory=lambda: version("ditlab"))
-    torch: str = str(torch.__version__)
+    ditlab: str = field(default_factory=lambda: versions()["ditlab"])
+    torch: str = field(default_factory=lambda: versions()["torch"])
     version: int = VERSION
 
     def __post_init__(self) -> None:
-        if (
-            other := next((each.name for each in fields(self) if not _is_plain(getattr(self, each.name))), None)
-        ) is not None:
-            raise ValueError(f"the metadata's {other} must be plain values, got {shown(getattr(self, other))}")
+        for each in fields(self):
+            if not _is_plain(value := getattr(self, each.name)):
+                raise ValueError(f"the metadata's {each.name} must be plain values, got {shown(value)}")
         for name in ("network", "path", "codec", "conditions", "dropout", "config"):
             if not isinstance(getattr(self, name), dict):
                 raise ValueError(f"the metadata's {name} must be a mapping, got {shown(getattr(self, name))}")

@@ -5,7 +5,7 @@ from dit.evaluation.dino import Dino
 from dit.evaluation.features import Extractor, Features, check_pictures, digest_of, extract
 from dit.evaluation.frechet import frechet
 from dit.evaluation.generation import Generation, labels_of
-from dit.evaluation.identity import check_told, networks_named, versions
+from dit.evaluation.identity import check_told, networks_named
 from dit.evaluation.inception import Inception
 from dit.evaluation.intervals import Estimate
 from dit.evaluation.measure import Measure, Share, Source, alone, check_enough
@@ -50,7 +50,6 @@ __all__ = [
     "score",
     "table",
     "train_classifier",
-    "versions",
     "write_moments",
     "write_scores",
 ]

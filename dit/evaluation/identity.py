@@ -4,24 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import torch
 from torch import nn
 
 from dit.diffusion import Denoiser, GaussianPath
 from dit.evaluation.features import digest_of
 from dit.solvers import Denoise, Grid, Guidance, LinearScale, Sampler, Solver
-
-
-def versions() -> dict[str, str]:
-    """Of what computes."""
-    try:
-        ours = version("ditlab")
-    except PackageNotFoundError:
-        ours = "not installed"
-    return {"torch": torch.__version__, "ditlab": ours}
 
 
 def network_of(denoiser: Denoise) -> dict[str, Any]:

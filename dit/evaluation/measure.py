@@ -21,7 +21,7 @@ from dit.evaluation.cache import kept
 from dit.evaluation.classifier import Classifier
 from dit.evaluation.features import Extractor, Features, check_pictures
 from dit.evaluation.generation import Generated, Generation
-from dit.evaluation.identity import check_told, network_of, versions
+from dit.evaluation.identity import check_told, network_of
 from dit.evaluation.intervals import Estimate
 from dit.evaluation.manifold import DENSITY_NEIGHBOURS
 from dit.evaluation.reference import Reference
@@ -30,6 +30,7 @@ from dit.evaluation.table import Row, rule, scale_of
 from dit.files import read_json, write_json
 from dit.solvers import Denoise, Sampler
 from dit.solvers.sample import describe
+from dit.versions import versions
 
 _log = logging.getLogger(__name__)
 _LEAST = {  # images that a score needs

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import entry_points
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from dit.checks import check_arguments, shown
+from dit.registry import Registry
 
 ENTRY_POINTS = "ditlab.networks"
 _VARIADIC = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
@@ -112,37 +113,14 @@ class Network(nn.Module):
         self.compile(backend=backend)
 
 
-_Class = TypeVar("_Class", bound=type[Network])
-_REGISTRY: dict[str, type[Network]] = {}
-
-
-def register(name: str) -> Callable[[_Class], _Class]:
-    """Above a subclass of `Network`: the name by which configurations and files know it.
-
-    Raises ValueError where the name is another class's. A class that is defined again, as in a notebook, takes the
-    place of its former self.
-    """
-
-    def decorate(network: _Class) -> _Class:
-        there = _REGISTRY.get(name)
-        if there is not None and (there.__module__, there.__qualname__) != (network.__module__, network.__qualname__):
-            raise ValueError(f"network {name} is {there.__module__}.{there.__qualname__} already; choose another name")
-        _REGISTRY[name] = network
-        return network
-
-    return decorate
+_REGISTRY = Registry("model", '@register("...") of dit.model, where it is a subclass of Network,')
+register = _REGISTRY.register
 
 
 def name_of(network: type) -> str:
-    """The name that exactly this class, and no parent of it, is registered by. ValueError if there is none."""
-    for name, known in known_networks().items():
-        if known is network:
-            return name
-    raise ValueError(
-        f"model is a {network.__module__}.{network.__qualname__}, which no checkpoint could name: write "
-        f'@register("...") of dit.model above the class, a subclass of Network, and start with '
-        f"imports=[{network.__module__}] (docs/your_network.md)"
-    )
+    """The name that exactly this class is registered by. ValueError if there is none."""
+    _load_entry_points()
+    return _REGISTRY.name_of(network)
 
 
 def known_networks() -> Mapping[str, type[Network]]:

@@ -27,7 +27,8 @@ from dit.solvers.guidance import (
 from dit.solvers.multistep import DPMSolver2, DPMSolverPP, UniPC
 from dit.solvers.noise import ImageNoise
 from dit.solvers.ode import RK4, RK38, Euler, Heun, Midpoint
-from dit.solvers.sample import NFE, Sampler, Samples, sample
+from dit.solvers.sample import NFE, Samples, sample
+from dit.solvers.sampler import Sampler
 from dit.solvers.sde import DDIM, Ancestral, Churn, EulerMaruyama, Langevin, SDEDPMSolverPP
 from dit.solvers.solver import Solver, SolverState
 

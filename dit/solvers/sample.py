@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -12,10 +12,9 @@ from torch import Tensor
 
 from dit.diffusion.path import GaussianPath
 from dit.diffusion.prediction import Prediction
-from dit.solvers.grid import Grid, UniformGrid, check_grid
+from dit.solvers.grid import Grid, check_grid
 from dit.solvers.guidance import CFG, COND, EVERYTHING, Denoise, Guidance, LinearScale, Pass, Stage, StepContext
-from dit.solvers.noise import ImageNoise
-from dit.solvers.ode import Euler, Heun
+from dit.solvers.ode import Euler
 from dit.solvers.passes import Passes
 from dit.solvers.solver import Solver
 
@@ -306,77 +305,3 @@ def describe(thing: Any) -> Any:
     if thing is None or isinstance(thing, bool | int | float | str):
         return thing
     return getattr(thing, "__name__", type(thing).__name__)
-
-
-@dataclass(frozen=True)
-class Sampler:
-    """A sampling protocol: what is fixed while images, labels and checkpoints change."""
-
-    steps: int = 25
-    grid: Grid = field(default_factory=UniformGrid)
-    solver: Solver = field(default_factory=Heun)
-    guidance: Guidance = field(default_factory=CFG)
-    seed: int = 0
-    batch_size: int = 128
-    init: Init = "noise"
-    max_rows: int | None = None
-
-    def __post_init__(self) -> None:
-        for name, least in {"steps": 1, "seed": 0, "batch_size": 1}.items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
-        if self.init not in get_args(Init):
-            raise ValueError(f"init must be noise or mean, got {self.init!r}")
-        if self.solver.couples_images and self.batch_size != 1:
-            raise ValueError(
-                f"solver {type(self.solver).__name__} chooses its steps for a whole batch, so an image would depend on "
-                f"its neighbours; use batch_size=1 or a solver of fixed steps, got batch_size={self.batch_size}"
-            )
-
-    def batches(
-        self,
-        denoiser: Denoise,
-        labels: Sequence[int] | None,
-        shape: Sequence[int],
-        count: int | None = None,
-        device: torch.device | str = "cpu",
-        conditions: Mapping[str, Tensor] | None = None,
-    ) -> Iterator[Samples]:
-        """Images 0 ... count - 1 with `labels` (or unconditional, then `count` says how many), a batch at a time.
-
-        shape: (C, H, W); conditions: [count, ...] by name. Image i is the same for every batch size: it depends on
-        (seed, i), its label and its conditions alone.
-        """
-        count = len(labels) if labels is not None else count
-        assert count is not None, "either labels or a count"
-        check_conditions(denoiser, conditions or {}, count)
-        for start in range(0, count, self.batch_size):
-            numbers = range(start, min(start + self.batch_size, count))
-            some = None if labels is None else labels[start : numbers.stop]
-            told = {name: value[start : numbers.stop] for name, value in (conditions or {}).items()}
-            yield self.batch(denoiser, numbers, some, shape, device, told)
-
-    def batch(
-        self,
-        denoiser: Denoise,
-        numbers: Sequence[int],
-        labels: Sequence[int] | None,
-        shape: Sequence[int],
-        device: torch.device | str = "cpu",
-        conditions: Mapping[str, Tensor] | None = None,
-    ) -> Samples:
-        """The images with these numbers, `labels` (None: unconditional) and `conditions` together; shape: (C, H, W)."""
-        source = ImageNoise(self.seed, numbers, shape, device)
-        return sample(
-            denoiser,
-            source.draw(),
-            None if labels is None else torch.tensor(labels, device=device),
-            conditions={name: value.to(device) for name, value in (conditions or {}).items()},
-            grid=self.grid(denoiser.path, self.steps),
-            solver=self.solver,
-            guidance=self.guidance,
-            step_noise=source.draw,
-            init=self.init,
-            max_rows=self.max_rows,
-        )

@@ -24,7 +24,6 @@ from dit.evaluation import (
     protocol_line,
     read_reference,
     score,
-    versions,
 )
 from dit.model import DiT
 from dit.solvers import (
@@ -40,6 +39,7 @@ from dit.solvers import (
     LinearScale,
     Sampler,
 )
+from dit.versions import versions
 from tests.exact import Gaussian
 
 

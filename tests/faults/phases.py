@@ -22,12 +22,12 @@ import dit.training.run_log
 from data import Digits
 from dit.training import DiTModule, Preview, RenamedCheckpointIO, RunLog, SaveCheckpoint, SaveSnapshots
 
-_load = importlib.import_module("dit.checkpoint.load")  # the package has a function of that name
+_read = importlib.import_module("dit.checkpoint.read")  # the package has a function of that name
 
 # Phases that show from outside; the others are moments within them, in which the process is killed from inside.
 FOLDED = {
     "starting": None,
-    "reading the checkpoint": (_load, "unpickled"),
+    "reading the checkpoint": (_read, "unpickled"),
     "loading pictures": (Digits, "setup"),
     "restoring": (RenamedCheckpointIO, "load_checkpoint"),
     "cutting the log back": (RunLog, "go_on_from"),
@@ -148,7 +148,7 @@ _save = torch.save
 # moment -> what is called then, for which arguments, and what is half done before the kill
 MOMENTS: dict[str, tuple[Any, str, Callable[..., bool], Callable[..., None]]] = {
     "starting": (Digits, "setup", _always, _nothing),
-    "reading the checkpoint": (_load, "check_sums", _always, _nothing),
+    "reading the checkpoint": (_read, "check_sums", _always, _nothing),
     "restoring": (DiTModule, "on_load_checkpoint", _always, _nothing),
     "the log is cut back": (dit.training.run_log._Writer, "keep", _always, _nothing),
     "the log is written anew, before its rename": (Path, "replace", _named(".metrics.csv"), _nothing),
