@@ -25,7 +25,7 @@ def main(config: DictConfig) -> float | None:
     check_keys(options)
     share = share_of(options["device"])
     loaded = options["checkpoint"] and load(options["checkpoint"], options["weights"], share.device)
-    loaded = loaded and loaded.computing(options["precision"], options["compile"])
+    loaded = loaded and loaded.computing(*(options[key] for key in ("precision", "compile", "compile_mode")))
     given = given_pictures(options)
     data = instantiate(given) if given is not None else pictures_of(options, loaded)
     subject = (

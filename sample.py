@@ -24,7 +24,8 @@ def main(config: DictConfig) -> None:
     out = given_path("out", options["out"])
     check_out(out)
     sampler = instantiate(config.sampler)
-    loaded = load(options["checkpoint"], options["weights"], device).computing(options["precision"], options["compile"])
+    loaded = load(options["checkpoint"], options["weights"], device)
+    loaded = loaded.computing(*(options[key] for key in ("precision", "compile", "compile_mode")))
     for weak in [each for each in sampler.guidance.networks.values() if isinstance(each, Denoiser)]:
         weak.network.to(device)
     codec = loaded.codec(*(options[key] for key in ("vae", "vae_slicing", "vae_tiling")))
@@ -46,7 +47,7 @@ def main(config: DictConfig) -> None:
         "weights": loaded.weights,
         **networks_named(sampler.guidance, options["guidance"]),
         "normalisation": codec.spec,
-        **{key: options[key] for key in ("precision", "compile", "batch_size")},
+        **{key: options[key] for key in ("precision", "compile", "compile_mode", "batch_size")},
         "device": device.type,
         **versions(),
     }

@@ -41,7 +41,7 @@ def main(config: DictConfig) -> float | None:
         facts=data.facts,
         pictures=pictures_spec(plain(config)["data"]),
         config=plain(config),
-        **{key: config[key] for key in ("seed", "compile", "dropout")},
+        **{key: config[key] for key in ("seed", "compile", "compile_mode", "dropout")},
     )
     lists = {key: list(instantiate(config[key]).values()) for key in ("callbacks", "logger")}
     trainer = instantiate(config.trainer, **lists, plugins=[RenamedCheckpointIO()])

@@ -57,14 +57,16 @@ class Loaded:
         """
         return codec_from_spec(self.metadata.codec, vae, slicing, tiling)
 
-    def computing(self, precision: str = "32-true", compile: str | None = None) -> Loaded:
-        """The same network, in place, with weights in `precision`, 32-true or bf16-true, and its blocks compiled by a
-        torch.compile backend, if one is named. Raises ValueError for other names."""
+    def computing(
+        self, precision: str = "32-true", compile: str | None = None, compile_mode: str | None = None
+    ) -> Loaded:
+        """The same network, in place, with weights in `precision`, 32-true or bf16-true, and compiled by a
+        torch.compile backend, if one is named, in a mode, see `check_compile`. Raises ValueError for other names."""
         if precision not in ("32-true", "bf16-true"):
             raise ValueError(f"precision must be 32-true or bf16-true, got {precision!r}")
-        check_compile(compile)
+        check_compile(compile, compile_mode)
         if compile is not None:
-            self.network.compile_in_place(compile)
+            self.network.compile_in_place(compile, compile_mode)
         if precision == "32-true":
             return self
         self.network.to(torch.bfloat16)

@@ -1,6 +1,7 @@
 """THE NETWORK. Tensors only: no diffusion, no Lightning, no configuration."""
 
-from dit.model.dit import DiT, check_compile
+from dit.model.compiling import check_compile
+from dit.model.dit import DiT
 from dit.model.network import Condition, Network, Output, blocks_of, class_of, name_of, network_from_spec, register
 
 __all__ = [

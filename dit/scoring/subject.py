@@ -68,7 +68,7 @@ class Samples:
             guidance.check(loaded.denoiser, None if labels is None else torch.tensor(labels))
         codec = loaded.codec(options["vae"])
         computing = {
-            **{key: options[key] for key in ("precision", "compile", "batch_size")},
+            **{key: options[key] for key in ("precision", "compile", "compile_mode", "batch_size")},
             "device": torch.device(share.device).type,
         }
         decoder = None if isinstance(codec, Pixels) else codec.autoencoder.hash

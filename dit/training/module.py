@@ -63,8 +63,8 @@ class DiTModule(LightningModule):
     optimizer: groups of parameters -> Optimizer; scheduler: Optimizer -> LRScheduler, stepped every optimiser step.
     facts: what the checkpoint tells about the pictures; pictures: how to open them again; config: the run's
     configuration, for people to read; all in plain containers. seed: what is drawn for a picture is a function of
-    (seed, its number in the run), whatever process it falls to. compile: a torch.compile backend for the blocks, or
-    None. on_nonfinite: what to do where a loss or a gradient is no number.
+    (seed, its number in the run), whatever process it falls to. compile: a torch.compile backend, or None;
+    compile_mode: see `check_compile`. on_nonfinite: what to do where a loss or a gradient is no number.
     """
 
     def __init__(
@@ -82,6 +82,7 @@ class DiTModule(LightningModule):
         config: dict[str, Any] | None = None,
         seed: int = 0,
         compile: str | None = None,
+        compile_mode: str | None = None,
         validation: LevelLoss | None = None,
         on_nonfinite: NonFinite | None = None,
         sigma_data: float = 1.0,
@@ -93,7 +94,7 @@ class DiTModule(LightningModule):
             adapter.apply(network)
         _check_fit(network, facts, loss)
         _check_dropout(dropout, facts["conditions"])
-        check_compile(compile)
+        check_compile(compile, compile_mode)
         self.network = network
         self.metadata = Metadata(
             network=network.spec,
@@ -115,7 +116,8 @@ class DiTModule(LightningModule):
             learned_variance=loss.learns_variance,
             optional=self.metadata.optional(network),
         )
-        self.times, self.loss, self.ema, self.seed, self.compile_backend = times, loss, ema, seed, compile
+        self.times, self.loss, self.ema, self.seed = times, loss, ema, seed
+        self.compile_backend, self.compile_mode = compile, compile_mode
         self.level_loss = validation or LevelLoss()
         self.level_loss.check(path)
         times.check(path)
@@ -137,7 +139,7 @@ class DiTModule(LightningModule):
         if isinstance(self.trainer.strategy, FSDPStrategy):
             raise ValueError("trainer.strategy=fsdp is PyTorch's first FSDP, which renames weights; use trainer=fsdp")
         if self.compile_backend is not None:
-            self.network.compile_in_place(self.compile_backend)
+            self.network.compile_in_place(self.compile_backend, self.compile_mode)
 
     def configure_model(self) -> None:
         strategy = self.trainer.strategy
