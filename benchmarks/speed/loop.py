@@ -16,6 +16,7 @@ from benchmarks.speed import losses, models
 from benchmarks.speed.machine import Products, highest
 from benchmarks.speed.setting import Setting
 from benchmarks.speed.tables import ABOVE, Table, label, number, quartiles, share, times
+from dit.model.count import count
 
 ROOT = Path(__file__).parents[2]
 LOGGED = 50  # steps: trainer.log_every_n_steps as it is by default; as many are measured, or a multiple
@@ -43,7 +44,7 @@ def measure(setting: Setting) -> dict[str, Any]:
     told |= watched(command)
     products = Products(setting.device, name, setting.pictures, ["bf16"], setting.quick)
     told["products"] = products.rates(take_turns(products.arms, setting.rounds, warm_up=2).seconds)
-    told["flops"] = 3 * setting.pictures * models.forward_flops(models.ours(name).eval(), name)
+    told["flops"] = 3 * 2e9 * setting.pictures * count({"name": "dit", **size})[1]
     return {"runs": [told]}
 
 

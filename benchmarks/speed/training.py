@@ -38,8 +38,8 @@ def measure(setting: Setting) -> dict[str, Any]:
 def of_model(name: str, setting: Setting) -> dict[str, Any]:
     torch.compiler.reset()  # what is compiled for one shape must not make the next one a variable
     gc.collect()  # and what it held on to is free
-    pair = {"ours": models.ours(name), "diffusers": models.diffusers(name)}
-    pair = {who: network.to(setting.device) for who, network in pair.items()}
+    with torch.device(setting.device):
+        pair = {"ours": models.ours(name), "diffusers": models.diffusers(name)}
     work = {who: models.forward_flops(network.eval(), name) for who, network in pair.items()}
     low, high = sorted(work.values())
     assert high <= low * (1 + WORK_MAY_DIFFER), f"{name}: the two do not do the same work: {work}"
