@@ -40,8 +40,8 @@ def of_model(name: str, setting: Setting) -> dict[str, Any]:
     work: dict[str, dict[str, float]] = {}
     for precision in setting.precisions:
         dtype = torch.float32 if precision == "fp32" else torch.bfloat16
-        ours = models.ours(name).eval().to(setting.device, dtype)
-        theirs = models.diffusers(name).eval().to(setting.device, dtype)
+        with torch.device(setting.device):
+            ours, theirs = (make(name).eval().to(dtype) for make in (models.ours, models.diffusers))
         ways = {"batched": (None, False), "sequential": (batch, False), "interval": (None, True)}
         for way, (max_rows, interval) in ways.items():
             draws[f"ours, {precision}, {way}"] = partial(draw, ours, labels, steps, max_rows, interval)

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from importlib.util import find_spec
 from typing import Any
 
+import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.rounds import speed_up, spread, take_turns, timed
@@ -38,7 +39,8 @@ def measure(setting: Setting) -> dict[str, Any]:
         ways |= {way: ({}, kernel) for way, kernel in KERNELS.items()}
         ways |= {name: ({"attention": name}, None) for name in ("flash_attn", "xformers") if find_spec(name)}
     # Kernels of one network share it and its moments, which are large.
-    networks = {str(changes): models.ours(name, **changes).to(setting.device) for changes, _ in ways.values()}
+    with torch.device(setting.device):
+        networks = {str(changes): models.ours(name, **changes) for changes, _ in ways.values()}
     moments, arms = Moments(list(networks.values())), {}
     for way, (changes, kernel) in ways.items():
         network = networks[str(changes)]
