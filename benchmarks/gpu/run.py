@@ -40,13 +40,17 @@ DIGITS = [
 POLL = 0.05  # seconds
 
 
+def parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(prog="python -m benchmarks.gpu.run", description=__doc__)
+    found.add_argument("--out", type=Path, required=True, help="folder; what is there is replaced")
+    found.add_argument("--data", type=Path, help="CIFAR-10 as a folder of train/ and test/, or a zip of one")
+    found.add_argument("--seconds", type=float, default=20.0, help="of both lives together, start-up included")
+    found.add_argument("--quick", action="store_true", help="the digits of scikit-learn, on whatever device is there")
+    return found
+
+
 def main() -> None:
-    options = argparse.ArgumentParser(prog="python -m benchmarks.gpu.run", description=__doc__)
-    options.add_argument("--out", type=Path, required=True, help="folder; what is there is replaced")
-    options.add_argument("--data", type=Path, help="CIFAR-10 as a folder of train/ and test/, or a zip of one")
-    options.add_argument("--seconds", type=float, default=20.0, help="of both lives together, start-up included")
-    options.add_argument("--quick", action="store_true", help="the digits of scikit-learn, on whatever device is there")
-    given = options.parse_args()
+    given = parser().parse_args()
     shutil.rmtree(given.out, ignore_errors=True)
     given.out.mkdir(parents=True)
     keys = DIGITS
