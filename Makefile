@@ -26,7 +26,7 @@ demo: $(STAMP)  ## train a DiT on real digits, sample it with guidance, score it
 	$(BIN)/python train.py experiment=digits hydra.run.dir=$(DEMO)
 	@$(BIN)/python sample.py checkpoint=$(DEMO)/checkpoints/last.ckpt per_class=10 guidance.scale=1.5 format=npz out=$(DEMO) >/dev/null
 	@mv $(DEMO)/grid.png $(DEMO)/samples.png
-	@$(BIN)/python evaluate.py checkpoint=$(DEMO)/checkpoints/last.ckpt scales='[1,1.5]' hydra.run.dir=$(DEMO)/scores
+	@$(BIN)/python evaluate.py checkpoint=$(DEMO)/checkpoints/last.ckpt guidance_scales='[1,1.5]' hydra.run.dir=$(DEMO)/scores
 	@echo "picture: $(DEMO)/samples.png"
 
 test: $(STAMP) lint  ## lint, types, import contract and the fast tests (over 20 minutes on 2 cores)

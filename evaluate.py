@@ -1,4 +1,4 @@
-"""Score a checkpoint: `python evaluate.py checkpoint=PATH scales=[1,1.5]`, a row a scale; see docs/scores.md."""
+"""Score a checkpoint: `python evaluate.py checkpoint=PATH guidance_scales=[1,1.5]`, a row a scale: docs/scores.md."""
 
 from pathlib import Path
 
@@ -12,9 +12,9 @@ from data import RESOLVERS
 from dit.checkpoint import load
 from dit.checks import printable
 from dit.cli import entry, plain, share_of
-from dit.evaluation import protocol_line, table, write_scores
+from dit.evaluate import Images, Samples, check_keys, given_pictures, measure_of, pictures_of
+from dit.metrics import protocol_line, table, write_scores
 from dit.output import write_sheet
-from dit.scoring import Images, Samples, check_keys, given_pictures, measure_of, pictures_of
 
 WHOLE = {"images": 2, "steps": 1, "seed": 0, "batch_size": 1, "replicates": 2, "shown": 1, "real_images": 2}
 

@@ -8,8 +8,8 @@ from dit.checkpoint import load
 from dit.checks import printable
 from dit.cli import entry, job_folder, pick_device, plain
 from dit.diffusion import Denoiser
-from dit.evaluation import networks_named
 from dit.files import given_path
+from dit.metrics import networks_named
 from dit.output import check_out, write_samples
 from dit.solvers.sample import describe
 from dit.versions import versions

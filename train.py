@@ -33,7 +33,7 @@ def main(config: DictConfig) -> float | None:
     data = instantiate(config.data)
     network = instantiate(config.model, _convert_="all")
     said = start_from(network, start, data.facts) if config.finetune_from and not begin.file else ""
-    parts = "times", "loss", "optimizer", "scheduler", "ema", "validation", "on_nonfinite", "adapter"
+    parts = "times", "loss", "optimizer", "lr_schedule", "ema", "validation", "on_nonfinite", "adapter"
     module = DiTModule(
         network=network,
         **instantiate(config.diffusion, _convert_="all"),

@@ -24,8 +24,8 @@ from dit.launch import Task, this_group
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger, WandbLogger
 
-    from dit.checkpoint import Loaded
-    from dit.evaluation import Share
+    from dit.checkpoint import Model
+    from dit.metrics import Share
 
 
 def entry(
@@ -70,7 +70,7 @@ def plain(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in result.items()}
 
 
-def adopt(config: DictConfig, loaded: Loaded) -> None:
+def adopt(config: DictConfig, loaded: Model) -> None:
     """Makes model and diffusion of an unresolved configuration those of a checkpoint, before anything else reads them;
     pictures, dropout and kernels stay the run's own. What is written there is what network and path say of themselves,
     never what the file said.
@@ -147,7 +147,7 @@ def pick_device(name: str) -> torch.device:
 def share_of(device: str) -> Share:
     """This process's place among those of its job, and its device: a GPU for each process of a machine, but for one
     that was named with its number."""
-    from dit.evaluation import Share
+    from dit.metrics import Share
 
     group = this_group()
     picked = pick_device(device)

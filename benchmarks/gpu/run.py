@@ -28,12 +28,12 @@ from dit.checkpoint import LAST, PREVIOUS
 ROOT = Path(__file__).parents[2]
 CIFAR = [
     *("experiment=cifar10", "data=folder", "data.image_size=32", "data.batch_size=256", "data.storage=device"),
-    *("compile=inductor", "score=online", "callbacks.score.every_n_steps=1000", "callbacks.score.images=2000"),
-    *("ema.decays=[0.999]", "scheduler.warmup=200", "callbacks.preview.every_n_steps=1000", "validate_every=1000"),
+    *("compile=inductor", "metrics=online", "callbacks.metrics.every_n_steps=1000", "callbacks.metrics.images=2000"),
+    *("ema.decays=[0.999]", "lr_schedule.warmup=200", "callbacks.preview.every_n_steps=1000", "validate_every=1000"),
     *("callbacks.checkpoint.every_n_steps=500", "trainer.max_steps=1000000"),
 ]
 DIGITS = [
-    *("experiment=digits", "score=online", "callbacks.score.every_n_steps=20", "callbacks.score.images=32"),
+    *("experiment=digits", "metrics=online", "callbacks.metrics.every_n_steps=20", "callbacks.metrics.images=32"),
     *("callbacks.checkpoint.every_n_steps=10", "callbacks.preview.every_n_steps=20", "validate_every=20", "steps=2"),
     *("trainer.log_every_n_steps=5", "callbacks.preview.classes=2", "trainer.max_steps=1000000"),
 ]

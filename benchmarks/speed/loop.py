@@ -32,7 +32,7 @@ def measure(setting: Setting) -> dict[str, Any]:
         *("train.py", "data=synthetic"),
         *(f"data.{key}={size[key]}" for key in ("image_size", "channels", "num_classes")),
         *(f"model.{key}={size[key]}" for key in keys),
-        *(f"data.batch_size={setting.pictures}", "data.pictures=2048", "scheduler.warmup=1"),
+        *(f"data.batch_size={setting.pictures}", "data.pictures=2048", "lr_schedule.warmup=1"),
         *("steps=1", "callbacks.preview.classes=1", "callbacks.preview.per_class=1"),  # of step 0
         *(f"trainer.max_steps={WARM_UP + steps + TRACED + 1}", f"trainer.accelerator={ACCELERATOR[setting.device]}"),
         *("trainer.precision=bf16-mixed", f"compile={'null' if setting.quick else 'inductor'}"),

@@ -13,7 +13,7 @@ from typing import Any
 
 from dit.checkpoint.exporting import export_diffusers, export_safetensors
 from dit.checkpoint.importing import SOURCES, import_loaded
-from dit.checkpoint.load import Loaded, load
+from dit.checkpoint.load import Model, load
 from dit.checks import printable
 from dit.files import check_out
 from dit.imports import import_modules
@@ -110,7 +110,7 @@ def _export(said: argparse.Namespace) -> None:
     print(said.out)
 
 
-def _imported(said: argparse.Namespace, source: str) -> Loaded:
+def _imported(said: argparse.Namespace, source: str) -> Model:
     file = getattr(said, "class_names", None)
     return import_loaded(
         said.file,
@@ -148,7 +148,7 @@ def _class_names(file: Path) -> list[str]:
     return lines
 
 
-def _rows(loaded: Loaded) -> Iterator[tuple[str, str]]:
+def _rows(loaded: Model) -> Iterator[tuple[str, str]]:
     """The table: weights, step and number of parameters, then the metadata, key by key."""
     yield "weights", loaded.weights
     yield "step", f"{loaded.step:,}"
