@@ -59,12 +59,8 @@ class OnlineMetrics(Callback):
         if best is not None and best not in names:
             raise ValueError(f"callbacks.metrics.best must be null or one of {', '.join(names)}, got {best!r}")
         self.file, self.checkpoints, self.sampler = Path(folder) / "scores.json", Path(checkpoints), sampler
-        self.every_n_steps, self.images, self.guidance_scales, self.features = (
-            every_n_steps,
-            images,
-            list(guidance_scales),
-            features,
-        )
+        self.every_n_steps, self.images, self.features = every_n_steps, images, features
+        self.guidance_scales = list(guidance_scales)
         self.labels, self.best, self._best = labels, best, math.inf
         self._used: list[Sampler] = []
         self._options = {

@@ -29,7 +29,7 @@ class Inception:
         try:
             from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
         except ImportError as missing:
-            raise ValueError("the inception features need torch-fidelity: pip install 'ditlab[scores]'") from missing
+            raise ValueError("the inception features need torch-fidelity: pip install 'ditlab[metrics]'") from missing
         if weights is not None:
             _check(Path(weights))
         try:
