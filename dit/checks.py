@@ -48,11 +48,13 @@ def harmless(text: str) -> str:
     return text
 
 
-def check_whole(key: str, value: Any, least: int, most: int | None = None) -> None:
-    """Raises ValueError unless `value` is a whole number from `least` to `most`."""
+def check_whole(key: str, value: Any, least: int, most: int | None = None, or_null: bool = False) -> None:
+    """Raises ValueError unless `value` is a whole number from `least` to `most`, or None where that is allowed."""
+    if value is None and or_null:
+        return
     if isinstance(value, bool) or not isinstance(value, int) or value < least or (most is not None and value > most):
         allowed = f"of at least {least}" if most is None else f"from {least} to {most:,}"
-        raise ValueError(f"{key} must be a whole number {allowed}, got {shown(value)}")
+        raise ValueError(f"{key} must be a whole number {allowed}{' or null' * or_null}, got {shown(value)}")
 
 
 def check_number(key: str, value: Any, least: float = -math.inf, most: float = math.inf) -> None:

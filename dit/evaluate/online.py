@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 
+from dit.checks import check_whole
 from dit.evaluate.choose import measure_of
 from dit.files import read_json
 from dit.metrics import Extractor, Row, Share, Source, check_enough, labels_of, networks_named, write_scores
@@ -53,9 +54,8 @@ class OnlineMetrics(Callback):
         replicates: int = 999,
         real_images: int = 50_000,
     ):
-        for key, value, least in (("every_n_steps", every_n_steps, 1), ("images", images, 2)):
-            if not isinstance(value, int) or value < least:
-                raise ValueError(f"callbacks.metrics.{key} must be a whole number of at least {least}, got {value!r}")
+        check_whole("callbacks.metrics.every_n_steps", every_n_steps, least=1)
+        check_whole("callbacks.metrics.images", images, least=2)
         if best is not None and best not in names:
             raise ValueError(f"callbacks.metrics.best must be null or one of {', '.join(names)}, got {best!r}")
         self.file, self.checkpoints, self.sampler = Path(folder) / "scores.json", Path(checkpoints), sampler

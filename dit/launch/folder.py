@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from dit.checks import printable
+from dit.locks import hold
 
 LOCK = ".run.lock"
 
@@ -24,16 +24,16 @@ def held(folder: str | Path) -> Iterator[None]:
 
     ValueError where another process has it.
     """
-    with (Path(folder) / LOCK).open("a") as lock:
-        try:
-            # Of this process alone: the lock of flock would be shared by the data workers, which outlive a killed run.
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:
-            raise ValueError(
-                f"hydra.run.dir={folder} belongs to a run that is still going on; wait for its end or choose another"
-            ) from error
-        except OSError:
-            pass  # a file system without locks
+    try:
+        # Of this process alone: data workers would share it, and outlive a killed run.
+        lock = hold(Path(folder) / LOCK, of_process=True)
+    except BlockingIOError as error:
+        raise ValueError(
+            f"hydra.run.dir={folder} belongs to a run that is still going on; wait for its end or choose another"
+        ) from error
+    except OSError as error:
+        raise ValueError(f"hydra.run.dir={folder} cannot be locked: {error.strerror}") from error
+    with lock:
         yield
 
 

@@ -15,6 +15,8 @@ from typing import Any
 
 from torch.distributed import Store  # type: ignore[attr-defined]
 
+from dit.locks import lock_descriptor
+
 
 class InheritedFile:
     """An open file without a name. Its first line is the job; a line of JSON follows from each rank that has something
@@ -70,7 +72,7 @@ class InheritedFile:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        fcntl.lockf(self.descriptor, fcntl.LOCK_EX)
+        lock_descriptor(self.descriptor, wait=True, of_process=True)
         try:
             yield
         finally:

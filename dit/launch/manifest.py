@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import IO, Any, Literal
 
 from dit.files import read_json, write_json
+from dit.locks import hold
 
 State = Literal["queued", "running", "finished", "failed"]
 
@@ -82,10 +82,7 @@ class Manifest:
 
 
 def _locked(folder: Path) -> IO[str]:
-    lock = (folder / ".sweep.lock").open("w")
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        lock.close()
+        return hold(folder / ".sweep.lock")
+    except BlockingIOError as error:
         raise ValueError(f"hydra.sweep.dir={folder} belongs to a sweep that is still running") from error
-    return lock

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
-import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,6 +16,7 @@ import torch
 from torch import Tensor
 
 from dit.files import read_json, write_json
+from dit.locks import hold
 from dit.metrics.cache import kept
 from dit.metrics.classifier import Classifier
 from dit.metrics.features import Extractor, Features, check_pictures
@@ -214,11 +213,8 @@ def alone(cache: Path) -> Iterator[None]:
     """
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        lock = os.open(cache / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        lock = hold(cache / ".lock", wait=True)
     except OSError as error:
         raise ValueError(f"cache must be a folder that can be written to, got {cache} ({error.strerror})") from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with lock:
         yield
-    finally:
-        os.close(lock)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from dit.checks import check_whole
 from dit.model.attention import CrossAttention, SelfAttention
 from dit.model.block import FinalLayer, Modulation, Parts
 from dit.model.compiling import GRAPHS, compile_options
@@ -239,9 +240,7 @@ def _check(**arguments: Any) -> None:
     if arguments["num_kv_heads"] is not None:
         least["num_kv_heads"] = 1
     for key, smallest in least.items():
-        value = arguments[key]
-        if not isinstance(value, int) or isinstance(value, bool) or value < smallest:
-            raise ValueError(f"model.{key} must be a whole number of at least {smallest}, got {value!r}")
+        check_whole(f"model.{key}", arguments[key], smallest)
     for key, known in {"conditioning": CONDITIONINGS, "norm": NORMS, "mlp": MLPS, "position": POSITIONS}.items():
         if arguments[key] not in known:
             raise ValueError(f"model.{key} must be one of {', '.join(known)}, got {arguments[key]!r}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import math
 import re
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dit.checks import printable, shown
+from dit.locks import is_held
 from dit.report.files import content, is_inside, read_object, read_yaml, rows
 
 SEED = "seed"
@@ -118,7 +118,7 @@ def read_sweep(folder: Path) -> Sweep:
     """Raises ValueError where there is no sweep."""
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder of a sweep: there is no such folder")
-    running, entries = _locked(folder), _manifest(folder)
+    running, entries = is_held(folder / ".sweep.lock"), _manifest(folder)
     if entries is not None:
         return Sweep(folder, [_trial(folder, entry, running) for entry in entries], running)
     found = [entry for entry in folder.iterdir() if entry.is_dir()]
@@ -134,21 +134,6 @@ def read_sweep(folder: Path) -> Sweep:
 
 def _is_trial(folder: Path) -> bool:
     return (folder / ".hydra" / "overrides.yaml").exists() or (folder / "scores.json").exists()
-
-
-def _locked(folder: Path) -> bool:
-    """Whether a launcher holds the lock of `dit.launch.Manifest`."""
-    file = folder / ".sweep.lock"
-    try:
-        if file.is_symlink() or not file.is_file():
-            return False
-        with file.open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
 
 
 def _manifest(folder: Path) -> list[dict[str, Any]] | None:

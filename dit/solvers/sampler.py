@@ -9,6 +9,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
+from dit.checks import check_whole
 from dit.solvers.grid import Grid, UniformGrid
 from dit.solvers.guidance import CFG, Denoise, Guidance
 from dit.solvers.noise import ImageNoise
@@ -32,9 +33,7 @@ class Sampler:
 
     def __post_init__(self) -> None:
         for name, least in {"steps": 1, "seed": 0, "batch_size": 1}.items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+            check_whole(name, getattr(self, name), least)
         if self.init not in get_args(Init):
             raise ValueError(f"init must be noise or mean, got {self.init!r}")
         if self.solver.couples_images and self.batch_size != 1:

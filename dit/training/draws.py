@@ -8,12 +8,12 @@ import math
 import torch
 from torch import Tensor
 
-_GAMMA, _FIRST, _SECOND = (word - 2**64 for word in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+from dit.splitmix import GOLDEN, mix, top
 
 
 def uniforms(seed: int, purpose: str, numbers: Tensor) -> Tensor:
     """Uniform draws [B] in [0, 1), one for each of the int64 `numbers` [B]; purposes are independent of each other."""
-    return _top(_bits(seed, purpose, numbers, 1)[:, 0], 24) * 2.0**-24  # [B]
+    return top(_bits(seed, purpose, numbers, 1)[:, 0], 24) * 2.0**-24  # [B]
 
 
 def normals(seed: int, purpose: str, numbers: Tensor, like: Tensor) -> Tensor:
@@ -24,26 +24,14 @@ def normals(seed: int, purpose: str, numbers: Tensor, like: Tensor) -> Tensor:
     count = like[0].numel()
     bits = _bits(seed, purpose, numbers, (count + 1) // 2)  # [B, D/2]
     # A half is added, as the logarithm of 0 would be infinite: no draw is beyond 6.8.
-    radius = (-2 * ((_top(bits, 32) + 0.5) * 2.0**-32).log()).sqrt()  # [B, D/2]
-    angle = _top(bits << 32, 32) * (2 * math.pi * 2.0**-32)  # [B, D/2]
+    radius = (-2 * ((top(bits, 32) + 0.5) * 2.0**-32).log()).sqrt()  # [B, D/2]
+    angle = top(bits << 32, 32) * (2 * math.pi * 2.0**-32)  # [B, D/2]
     draws = torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)  # [B, D] or one more
     return draws[:, :count].view_as(like).to(like.dtype)  # [B, *D]
 
 
-def _top(bits: Tensor, count: int) -> Tensor:
-    """The upper `count` of 64 bits, as a whole number in float32."""
-    return (bits >> 64 - count & (1 << count) - 1).float()
-
-
 def _bits(seed: int, purpose: str, numbers: Tensor, count: int) -> Tensor:
-    """64 bits [B, count] from SplitMix64 (Steele, Lea and Flood 2014), row i begun at a hash of its number."""
+    """64 bits [B, count] from SplitMix64, row i begun at a hash of its number."""
     key = int.from_bytes(hashlib.blake2b(f"{seed}:{purpose}".encode(), digest_size=8).digest(), "big", signed=True)
-    row = _mix((numbers + 1) * _GAMMA + key)  # [B]
-    return _mix(row[:, None] + torch.arange(1, count + 1, device=numbers.device) * _GAMMA)  # [B, count]
-
-
-def _mix(z: Tensor) -> Tensor:
-    """A bijection of 64 bits in which each output bit hangs on all of the input's; products wrap around."""
-    z = (z ^ (z >> 30 & (1 << 34) - 1)) * _FIRST
-    z = (z ^ (z >> 27 & (1 << 37) - 1)) * _SECOND
-    return z ^ (z >> 31 & (1 << 33) - 1)
+    row = mix((numbers + 1) * GOLDEN + key)  # [B]
+    return mix(row[:, None] + torch.arange(1, count + 1, device=numbers.device) * GOLDEN)  # [B, count]

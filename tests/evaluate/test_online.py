@@ -40,10 +40,10 @@ def online(folder, **changes):
     return OnlineMetrics(str(folder), str(folder), str(folder / "cache"), **{**options, **changes})
 
 
-def fit(folder, steps, resume=None, score=None, **network):
+def fit(folder, steps, resume=None, metrics=None, **network):
     data = digits(16, mirror=True)
     model = module(data, **network)
-    callbacks = [score or online(folder), SaveCheckpoint(str(folder), every_n_steps=3)]
+    callbacks = [metrics or online(folder), SaveCheckpoint(str(folder), every_n_steps=3)]
     run = trainer(folder, steps, callbacks, logger=[RunLog(str(folder))])
     run.fit(model, data, ckpt_path=resume, weights_only=True)
     return model, run
@@ -101,7 +101,7 @@ def test_one_guidance_is_logged_by_its_name_alone(tmp_path):
         ({"every_n_steps": 0}, r"callbacks\.metrics\.every_n_steps must be a whole number of at least 1, got 0"),
         ({"images": 1}, r"callbacks\.metrics\.images must be a whole number of at least 2, got 1"),
         ({"best": "kid"}, r"callbacks\.metrics\.best must be null or one of frechet, got 'kid'"),
-        ({"names": ["fid"], "best": None}, r"scores must be some of frechet, .*, got 'fid'"),
+        ({"names": ["fid"], "best": None}, r"metrics must be some of frechet, .*, got 'fid'"),
         ({"split": "test"}, r"split must be validation or train, got 'test'"),
         ({"labels": "even"}, r"labels must be balanced or random, got 'even'"),
     ],
@@ -115,6 +115,6 @@ def test_what_cannot_be_scored_is_refused_before_training(tmp_path, changes, mes
 def test_a_model_without_dropout_is_scored_without_guidance(tmp_path, caplog):
     fit(tmp_path, 4, dropout=0.0)
     assert [row["name"] for row in rows(tmp_path)] == ["CFG 1"]
-    assert "1 of 2 callbacks.metrics.scales are left out: " in caplog.text
+    assert "1 of 2 callbacks.metrics.guidance_scales are left out: " in caplog.text
     with pytest.raises(ValueError, match="dropout"):
         fit(tmp_path / "b", 4, metrics=online(tmp_path, guidance_scales=[2, 3]), dropout=0.0)

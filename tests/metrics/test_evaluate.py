@@ -434,9 +434,9 @@ def test_mistakes_are_told_in_one_sentence_before_anything_is_made(evaluate, che
         (model, "images=1"): "images must be a whole number of at least 2, got 1",
         (model, "images=5"): "5 images are too few: inception_score needs at least 10; metrics=[...] drops it",
         (model, "images=5", "metrics=[kid,recall]"): "5 images are too few: recall needs at least 6",
-        (model, "metrics=[fid]"): "scores must be some of frechet, spatial_frechet, kid, inception_score, precision, "
+        (model, "metrics=[fid]"): "metrics must be some of frechet, spatial_frechet, kid, inception_score, precision, "
         "recall, density, coverage, accuracy, got 'fid'",
-        (model, "scores=[]"): "scores must name some of frechet",
+        (model, "metrics=[]"): "metrics must name some of frechet",
         (model, "guidance_scales=[]"): "scales must name at least one guidance scale, or be null, got []",
         (model, "guidance_scales=[much]"): "guidance.scale must be a finite number",
         (model, "split=test"): "split must be validation or train, got 'test'",

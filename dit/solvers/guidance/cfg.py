@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from dit.checks import check_whole
 from dit.diffusion.prediction import Prediction
 from dit.solvers.guidance.rule import COND, UNCOND, Denoise, Linear, Pass, Stage, check_classes, check_label
 from dit.solvers.guidance.scale import Scale, check_scale, scale_at, shown
@@ -30,8 +31,7 @@ class CFG(Linear):
 
     def __post_init__(self) -> None:
         check_scale(self.scale)
-        if self.channels is not None and (not isinstance(self.channels, int) or self.channels < 1):
-            raise ValueError(f"guidance.channels must be a whole number of at least 1 or null, got {self.channels}")
+        check_whole("guidance.channels", self.channels, least=1, or_null=True)
 
     def check(self, denoiser: Denoise, labels: Tensor | None) -> None:
         if not callable(self.scale) and self.scale == 1:
