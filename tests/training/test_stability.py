@@ -20,7 +20,7 @@ def poisoned(model, *numbers):
 
     def drawn(which, batch_size, x0):
         good = draw(which, batch_size, x0)
-        bad = torch.isin(which, torch.tensor(numbers))
+        bad = torch.isin(which, torch.tensor(numbers, device=which.device))
         return good._replace(eps=good.eps.masked_fill(bad[:, None, None, None], math.nan))
 
     model.draw = drawn
@@ -41,22 +41,20 @@ def idle_at(*steps):
     """Those updates are not made, but counted."""
 
     def edit(model):
-        made = model.optimizer_step
-        before = model.on_before_optimizer_step
+        update, before = model.ema.update, model.on_before_optimizer_step
 
         def clear(optimizer):
             before(optimizer)
             if model.global_step in steps:
                 optimizer.zero_grad()
 
-        def step(*args, **kwargs):
-            update, number = model.ema.update, model.global_step
-            if number in steps:
-                model.ema.update = lambda network: setattr(model.ema, "steps", model.ema.steps + 1)
-            made(*args, **kwargs)
-            model.ema.update = update
+        def counted(network):
+            if model.ema.steps in steps:
+                model.ema.steps += 1
+            else:
+                update(network)
 
-        model.on_before_optimizer_step, model.optimizer_step = clear, step
+        model.on_before_optimizer_step, model.ema.update = clear, counted
 
     return edit
 
