@@ -67,7 +67,8 @@ class Karras:
         flips, turns, coins, seeds = uniforms(draws, sum(self._COLUMNS)).split(self._COLUMNS, dim=1)
         done = (coins < self.probability).float()  # [B, 5]
         x_flip, y_flip = (flips < 0.5).float().unbind(1)  # [B] each
-        strength = normals(seeds) * done[:, [1, 3, 4, 4]]  # [B, 4]
+        # Not done[:, [...]], which would copy the list to the device and wait.
+        strength = normals(seeds) * torch.stack([done[:, column] for column in (1, 3, 4, 4)], dim=1)  # [B, 4]
         scale, stretch, right, down = strength.unbind(1)  # [B] each
         turn, axis = (2 * math.pi * turns).unbind(1)  # [B] each
         angle = self.rotation * (turn - math.pi) * done[:, 2]  # [B]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from types import MappingProxyType
@@ -27,6 +26,7 @@ from dit.training.nonfinite import Drawn, NonFinite, Stop, Verdict
 from dit.training.optimizer import parameter_groups
 from dit.training.restored import check_optimizer, check_weights
 from dit.training.resume import align, shared
+from dit.training.seeding import seed_all, step_seed
 from dit.training.sharding import FullySharded, gathered, scattered, shard, whole
 from dit.training.trainer import check_precision
 from dit.training.validation import LevelLoss
@@ -182,14 +182,16 @@ class DiTModule(LightningModule):
         self.settle()
         self._remember(Drawn(pictures.index, pictures.labels, drawn.t, losses.per_sample.detach()))
         loss = losses.per_sample.mean()
-        self.log("train/loss", loss, sync_dist=True)  # of all processes
-        for name, part in losses.parts.items():
-            self.log(f"train/loss/{name}", part.detach().mean(), sync_dist=True)
+        parts = {f"train/loss/{name}": part.detach().mean() for name, part in losses.parts.items()}
+        for name, value in {"train/loss": loss.detach(), **parts}.items():
+            # Of all processes in a row of the log: their reduction waits for the device.
+            shown = self.trainer.strategy.reduce(value.clone(), reduce_op="mean") if self._writes_row() else value
+            self.log(name, shown)  # type: ignore[arg-type]
         # A loss that is not finite makes every gradient so, in all processes: they notice together, once a step.
         return loss * torch.where(loss.detach().isfinite(), 1.0, torch.nan)
 
     def _seeded_losses(self, pictures: Batch, drawn: Randomness) -> Losses:
-        _seed(step_seed(self.seed, self.global_rank, self.trainer.fit_loop.total_batch_idx), pictures.images.device)
+        seed_all(step_seed(self.seed, self.global_rank, self.trainer.fit_loop.total_batch_idx), pictures.images.device)
         return self.losses(pictures.images, pictures.labels, drawn, pictures.conditions)
 
     def _numbers(self, images: Tensor) -> tuple[Tensor, int]:
@@ -241,8 +243,12 @@ class DiTModule(LightningModule):
         super().optimizer_step(*args, **kwargs)
         assert self.gradient_norm is not None
         self._verdict = Verdict(self.global_step, self.gradient_norm, self.drawn)
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            self.settle()  # a row of the log is of a step that was made
+        if self._writes_row():
+            self.settle()  # it is of a step that was made
+
+    def _writes_row(self) -> bool:
+        """Whether the optimiser step being made writes a row of the log."""
+        return (self.global_step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
 
     def settle(self) -> None:
         """Read the verdict on the last optimiser step, if that has not happened: move the averages, or where the
@@ -339,17 +345,3 @@ class DiTModule(LightningModule):
         self.validation_loss, self.rollbacks = run.get("validation_loss"), run.get("rollbacks", 0)
         self.ema.load_state_dict(scattered(checkpoint["ema"], dict(self.network.named_parameters())))
         self._resumed = checkpoint
-
-
-def _seed(seed: int, device: torch.device) -> None:
-    """For what a network draws by itself. torch.manual_seed would write down a stack trace for every kind of device
-    that is not there: milliseconds a step."""
-    torch.default_generator.manual_seed(seed)
-    if device.type != "cpu":
-        torch.get_device_module(device).manual_seed(seed)
-
-
-def step_seed(seed: int, rank: int, batch: int) -> int:
-    """63-bit seed of one training batch on one rank."""
-    digest = hashlib.blake2b(f"train:{seed}:{rank}:{batch}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1

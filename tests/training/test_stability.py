@@ -3,6 +3,7 @@
 import csv
 import math
 import random
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -86,6 +87,23 @@ def test_the_whole_batch_is_written_before_it_stops(tmp_path, accumulate):
     expected = [2 * math.log((1 - t) / t) for t in times.tolist()]
     assert [float(row["log_snr"]) for row in batch] == pytest.approx(expected, rel=1e-5, abs=1e-5)
     assert read(tmp_path / "last.ckpt")["global_step"] == 2
+
+
+@pytest.mark.parametrize("kind", ["fused", "foreach"])
+def test_nothing_moves_in_a_step_that_is_not_made(tmp_path, kind):
+    """Weights, averages, moments and their counts are those of the steps before, bit for bit."""
+    kept = []
+
+    def edit(model):
+        model._optimizer = partial(torch.optim.AdamW, lr=1e-2, weight_decay=0.1, **{kind: True})
+        kept.append(model)
+
+    before = state(*fit(tmp_path / "before", 4, edit=edit))
+    with pytest.raises(FloatingPointError):
+        fit(tmp_path / "stopped", 9, [16 * 4 + 1], edit=edit)
+    after = state(kept[-1], kept[-1].trainer)
+    del before["lr"], after["lr"]  # the schedule goes on
+    assert_same(before, after)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
