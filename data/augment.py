@@ -67,7 +67,8 @@ class Karras:
         flips, turns, coins, seeds = uniforms(draws, sum(self._COLUMNS)).split(self._COLUMNS, dim=1)
         done = (coins < self.probability).float()  # [B, 5]
         x_flip, y_flip = (flips < 0.5).float().unbind(1)  # [B] each
-        strength = normals(seeds) * done[:, [1, 3, 4, 4]]  # [B, 4]
+        # Not done[:, [...]], which would copy the list to the device and wait.
+        strength = normals(seeds) * torch.stack([done[:, column] for column in (1, 3, 4, 4)], dim=1)  # [B, 4]
         scale, stretch, right, down = strength.unbind(1)  # [B] each
         turn, axis = (2 * math.pi * turns).unbind(1)  # [B] each
         angle = self.rotation * (turn - math.pi) * done[:, 2]  # [B]
@@ -90,13 +91,17 @@ class Karras:
         x_flip, y_flip = (column.view(-1, 1, 1, 1).bool() for column in condition[:, :2].unbind(1))
         images = torch.where(x_flip, images.flip(-1), images)  # [B, C, S, S]
         images = torch.where(y_flip, images.flip(-2), images)  # [B, C, S, S]
-        rows = (condition[:, 2:] != 0).any(1).nonzero().flatten()  # [n]
+        moves = (condition[:, 2:] != 0).any(1)  # [B]
+        if not images.is_cpu:  # to ask which move would wait for the device
+            return torch.where(moves[:, None, None, None], self._moved(images, condition), images)  # [B, C, S, S]
+        rows = moves.nonzero().flatten()  # [n]
         if not len(rows):
             return images  # [B, C, S, S]
-        moved = images.index_select(0, rows)  # [n, C, S, S]
-        grid = F.affine_grid(self._sources(condition[rows]).to(images), list(moved.shape), align_corners=False)
-        moved = F.grid_sample(moved, grid, mode="bicubic", padding_mode="reflection", align_corners=False)
-        return images.index_copy(0, rows, moved)  # [B, C, S, S]
+        return images.index_copy(0, rows, self._moved(images.index_select(0, rows), condition[rows]))  # [B, C, S, S]
+
+    def _moved(self, images: Tensor, condition: Tensor) -> Tensor:
+        grid = F.affine_grid(self._sources(condition).to(images), list(images.shape), align_corners=False)
+        return F.grid_sample(images, grid, mode="bicubic", padding_mode="reflection", align_corners=False)
 
     def _sources(self, condition: Tensor) -> Tensor:
         """Where each point of the result comes from: affine maps [n, 2, 3] of the square from -1 to 1, y downwards."""

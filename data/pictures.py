@@ -231,6 +231,11 @@ class Pictures(LightningDataModule, ABC):
                     f"another value would {why}"
                 )
 
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        # Their numbers stay: validation draws its noise on the CPU, and to read them would wait for the device.
+        return moved._replace(index=batch.index) if isinstance(batch, Batch) else moved
+
     def on_after_batch_transfer(self, batch: Batch | Picks, dataloader_idx: int) -> Batch:
         if isinstance(batch, Picks):
             assert self._resident is not None

@@ -112,6 +112,8 @@ class InMemory(Split):
 
     def _gather(self, picks: Picks) -> Tensor:
         images = self.pixels.index_select(0, picks.index)  # [B, C, H, W]; several times as fast as [index]
+        if not images.is_cpu:  # to ask which are mirrored would wait for the device
+            return torch.where(picks.mirrored[:, None, None, None], images.flip(-1), images)
         rows = picks.mirrored.nonzero().flatten()
         return images.index_copy_(0, rows, images.index_select(0, rows).flip(-1))
 

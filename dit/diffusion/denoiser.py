@@ -73,7 +73,7 @@ class Denoiser:
         told = {key: value for key, value in {"absent": absent, "features": features}.items() if value}
         if labels is None and self.null_label is not None:
             labels = torch.full((len(x),), self.null_label, device=x.device)
-        time = self.path.network_time(t).float().to(x.device).expand(len(x))  # [B]
+        time = self.path.network_time(t).float().to(x.device, non_blocking=True).expand(len(x))  # [B]
         coefficients, seen = self.path.coefficients(t), x
         if self.kind == "edm":
             c = coefficients.like(x)

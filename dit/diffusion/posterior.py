@@ -33,7 +33,8 @@ class ReverseStep:
     def learned(self, between: Tensor) -> Tensor:
         """The variance [B, *D] for `between` [B, *D]: -1 is small, 1 is large, linear between their logarithms."""
         weight = (between + 1) / 2  # [B, *D]
-        return torch.exp(weight * self.large.log().to(between) + (1 - weight) * self.small.log().to(between))
+        large, small = (bound.log().to(between.dtype) for bound in (self.large, self.small))
+        return torch.exp(weight * large + (1 - weight) * small)
 
 
 def _unit(part: Tensor, other: Tensor) -> Tensor:

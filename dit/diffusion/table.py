@@ -40,6 +40,7 @@ class DiscreteVP(GaussianPath):
         # u = sigma/alpha = sqrt(1/alpha_bar - 1), through expm1 so that the first entries keep their digits.
         log_u = torch.expm1(-log_alpha_bar).log() / 2
         self._log_u = {log_u.device: log_u}  # one copy a device
+        self._ends_in_noise = bool(log_u[-1].isinf())
         self._spec = (recipe or {"name": "DiscreteVP", "betas": table.tolist()}) | (
             {"zero_terminal_snr": True} if zero_terminal_snr else {}
         )
@@ -91,7 +92,7 @@ class DiscreteVP(GaussianPath):
         # float64 throughout; Apple's GPUs have none, so there the few numbers take the CPU.
         device = torch.device("cpu") if values.device.type == "mps" else values.device
         if device not in self._log_u:
-            self._log_u[device] = self._log_u[torch.device("cpu")].to(device)
+            self._log_u[device] = self._log_u[torch.device("cpu")].to(device, non_blocking=True)
         return self._log_u[device], values.to(device).double()
 
     def coefficients(self, t: Tensor) -> Coefficients:
@@ -105,7 +106,7 @@ class DiscreteVP(GaussianPath):
         d_u = torch.where(index < 0, first, on_table * slope) * self.num_steps
         alpha = torch.rsqrt(1 + u.square())
         sigma, d_alpha, d_sigma = u * alpha, -(alpha**3) * u * d_u, alpha**3 * d_u
-        if bool(log_u[-1].isinf()):
+        if self._ends_in_noise:
             # Before an entry without signal 1/u is linear: the mirror image of what happens below index 0.
             step = (-log_u[-2]).exp()
             inverse, beyond = step * (self.num_steps - 1 - index), index > self.num_steps - 2
@@ -123,7 +124,7 @@ class DiscreteVP(GaussianPath):
         right = torch.searchsorted(log_u, target.contiguous()).clamp(1, self._last_linear + 1)
         index = right - 1 + (target - log_u[right - 1]) / (log_u[right] - log_u[right - 1])
         index = torch.where(target < log_u[0], torch.exp(target - log_u[0]) - 1, index)
-        if bool(log_u[-1].isinf()):
+        if self._ends_in_noise:
             index = torch.where(target > log_u[-2], self.num_steps - 1 - torch.exp(log_u[-2] - target), index)
         return ((index + 1) / self.num_steps).clamp(0, 1).to(log_snr.dtype).to(log_snr.device)
 

@@ -30,7 +30,7 @@ class ImageNoise:
     def draw(self) -> Tensor:
         """[B, *shape], unit variance."""
         rows = [torch.randn(self._shape, generator=g, dtype=self._dtype) for g in self._generators]
-        return torch.stack(rows).to(self._device)  # [B, *shape]
+        return torch.stack(rows).to(self._device, non_blocking=True)  # [B, *shape]
 
 
 def _key(seed: int, index: int) -> int:

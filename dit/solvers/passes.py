@@ -92,7 +92,8 @@ def _told(group: Sequence[Pass], network: Denoise, stage: Stage) -> tuple[dict[s
         value = stage.conditions[name]
         told[name] = value if len(group) == 1 else torch.cat([value] * len(group))  # [K B, ...]
         if any(dropped):
-            absent[name] = torch.tensor(dropped, device=value.device).repeat_interleave(len(value))  # [K B]
+            flags = (torch.full((len(value),), flag, device=value.device) for flag in dropped)
+            absent[name] = torch.cat(list(flags))  # [K B]
     return told, absent
 
 

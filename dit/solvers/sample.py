@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from dit.checks import check_whole
 from dit.diffusion.path import GaussianPath
 from dit.diffusion.prediction import Prediction
 from dit.solvers.grid import Grid, check_grid
@@ -98,8 +99,11 @@ def sample(
 
     max_rows: at most so many rows in one network call. on_step(context, x) sees each step's result.
 
-    Raises ValueError before the first network call for what does not fit together; FloatingPointError, naming step
-    and noise level, as soon as the state is not finite.
+    The host does not wait for the device between the first step and the last (the solver Dopri5 does, for its error
+    estimate, and a `scale` or rule that reads values would).
+
+    Raises ValueError before the first network call for what does not fit together; FloatingPointError after the last
+    step, naming step and noise level, if the state became non-finite in one.
     """
     solver, guidance = solver or Euler(), guidance or CFG(scale=1)
     noise, image, state, known = (
@@ -116,8 +120,7 @@ def sample(
     for network in networks.values():
         _check_kind(network, grid)
     _check_inpainting(noise, known, mask)
-    if max_rows is not None and (not isinstance(max_rows, int) or max_rows < 1):
-        raise ValueError(f"max_rows must be a whole number of at least 1 or null, got {max_rows}")
+    check_whole("max_rows", max_rows, least=1, or_null=True)
     guidance.check(denoiser, labels)
     solver.check(denoiser, grid)
     if guidance.needs_noise and noise is None:
@@ -166,22 +169,29 @@ def sample(
             x = c.alpha * found[COND].x0 + x
             evaluations += 1
     x = _inpainted(x, path, grid[0], known, mask, noise)
-    carried = solver.init(noise, grid)
+    carried, finite = solver.init(noise, grid), []
     for index, (t, t_next) in enumerate(pairwise(grid)):
         context = context_of(index, x, carried.true_noise)
         predict = _GuidedDenoiser(guidance, passes, context, told)
         x, carried = solver.step(predict, path, x, t, t_next, carried, step_noise or _no_noise)
         evaluations += predict.calls
         x = _inpainted(x, path, t_next, known, mask, carried.true_noise)
-        if not bool(x.isfinite().all()):
-            raise FloatingPointError(
-                f"sampling became non-finite in step {index + 1} of {context.steps}, "
-                f"from log-SNR {context.log_snr:.2f} to {context.log_snr_next:.2f}"
-            )
+        finite.append(x.isfinite().all())
         if on_step is not None:
             on_step(context, x)
+    _check_finite(torch.stack(finite).cpu().tolist(), path, grid)
     rows = {name: count / len(x) for name, count in passes.rows.items()}
     return Samples(x, NFE(evaluations, sum(rows.values()), rows), spec)
+
+
+def _check_finite(finite: Sequence[bool], path: GaussianPath, grid: Tensor) -> None:
+    """FloatingPointError naming the first step whose result was not."""
+    if not all(finite):
+        step = finite.index(False)
+        before, after = path.log_snr(grid[step : step + 2]).tolist()
+        raise FloatingPointError(
+            f"sampling became non-finite in step {step + 1} of {len(finite)}, from log-SNR {before:.2f} to {after:.2f}"
+        )
 
 
 def _no_noise() -> Tensor:
@@ -225,8 +235,10 @@ def _check_labels(denoiser: Denoise, labels: Tensor | None, count: int) -> None:
     if labels.shape != (count,):
         raise ValueError(f"labels must have shape ({count},), one per image, got {tuple(labels.shape)}")
     null = getattr(denoiser, "null_label", None)
-    if null is not None and (int(labels.min()) < 0 or int(labels.max()) > null):
-        raise ValueError(f"labels must be in 0 ... {null}, got {int(labels.min())} ... {int(labels.max())}")
+    if null is not None:
+        least, most = torch.stack(labels.aminmax()).cpu().tolist()  # waits for the device once
+        if least < 0 or most > null:
+            raise ValueError(f"labels must be in 0 ... {null}, got {least} ... {most}")
 
 
 def check_conditions(denoiser: Denoise, conditions: Mapping[str, Tensor], count: int) -> None:

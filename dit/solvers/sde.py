@@ -78,8 +78,8 @@ class Ancestral(Solver):
         if self.variance == "learned" and prediction.variance is not None:
             variance = chain.learned(prediction.variance)  # [B, *D]
         else:
-            variance = (chain.large if self.variance == "large" else chain.small).to(x)
-        kept = c.sigma**2 * (1 - chain.share.to(x))
+            variance = (chain.large if self.variance == "large" else chain.small).to(x.dtype)
+        kept = c.sigma**2 * (1 - chain.share.to(x.dtype))
         fresh = noise()
         x = prediction.combine(c.alpha, kept.sqrt()) + variance.sqrt() * fresh
         return x, state.renewed(variance / (variance + kept), fresh)

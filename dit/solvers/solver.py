@@ -40,7 +40,7 @@ class SolverState:
         """After noise `fresh` [B, *D] became a `share` (0 to 1, of the variance) of all the noise in x."""
         if self.true_noise is None:
             return self
-        share = torch.as_tensor(share, dtype=fresh.dtype, device=fresh.device).clamp(0, 1)
+        share = torch.as_tensor(share, dtype=fresh.dtype).clamp(0, 1)  # a single number stays on the CPU
         return replace(self, true_noise=(1 - share).sqrt() * self.true_noise + share.sqrt() * fresh)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from types import MappingProxyType
@@ -17,15 +16,18 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from dit.checkpoint import Metadata
 from dit.diffusion import Denoiser, GaussianPath, Kind, TimeDistribution, spread
-from dit.model import Network, blocks_of, check_compile, name_of
+from dit.model import Network, blocks_of, check_compile
 from dit.model.adapters import Adapter
+from dit.model.compiling import GRAPHS
 from dit.objectives import Denoising, Loss, Losses, Objective
+from dit.training.agreement import check_dropout, check_fit
 from dit.training.draws import normals, uniforms
 from dit.training.ema import Averages
-from dit.training.nonfinite import BatchRecord, NonFinite, Stop
+from dit.training.nonfinite import BatchRecord, NonFinite, Stop, Verdict
 from dit.training.optimizer import parameter_groups
 from dit.training.restored import check_optimizer, check_weights
 from dit.training.resume import align, shared
+from dit.training.seeding import seed_all, step_seed
 from dit.training.sharding import FullySharded, gathered, scattered, shard, whole
 from dit.training.trainer import check_precision
 from dit.training.validation import LevelLoss
@@ -92,8 +94,8 @@ class DiTModule(LightningModule):
         super().__init__()
         if adapter is not None:
             adapter.apply(network)
-        _check_fit(network, facts, loss)
-        _check_dropout(dropout, facts["conditions"])
+        check_fit(network, facts, loss)
+        check_dropout(dropout, facts["conditions"])
         check_compile(compile, compile_mode)
         self.network = network
         self.metadata = Metadata(
@@ -125,6 +127,7 @@ class DiTModule(LightningModule):
         self._on_nonfinite = on_nonfinite or Stop()
         self.drawn: list[BatchRecord] = []  # by this process for the optimiser step being made
         self.gradient_norm: Tensor | None = None  # of the last optimiser step, before clipping
+        self._verdict: Verdict | None = None  # on that step, not read so far
         self.rollbacks = 0  # in this run
         self.validation_loss: float | None = None  # the last one
         self._resumed: dict[str, Any] | None = None  # a checkpoint on its way in
@@ -138,6 +141,11 @@ class DiTModule(LightningModule):
         check_precision(self.trainer.precision)
         if isinstance(self.trainer.strategy, FSDPStrategy):
             raise ValueError("trainer.strategy=fsdp is PyTorch's first FSDP, which renames weights; use trainer=fsdp")
+        if self.compile_mode == GRAPHS and self.trainer.accumulate_grad_batches > 1:
+            raise ValueError(
+                f"compile_mode={GRAPHS} needs trainer.accumulate_grad_batches=1, got "
+                f"{self.trainer.accumulate_grad_batches}: a graph writes every gradient to the same memory"
+            )
         if self.compile_backend is not None:
             self.network.compile_in_place(self.compile_backend, self.compile_mode)
 
@@ -160,8 +168,8 @@ class DiTModule(LightningModule):
             nn.utils.clip_grad_value_(self.parameters(), gradient_clip_val)
         elif gradient_clip_val:
             assert self.gradient_norm is not None
-            factor = float((gradient_clip_val / (self.gradient_norm + 1e-6)).clamp(max=1.0))
-            if factor < 1 and (gradients := self._gradients()):  # most steps of a run need no pass over all gradients
+            factor = (gradient_clip_val / (self.gradient_norm + 1e-6)).clamp(max=1.0)
+            if gradients := self._gradients():  # times 1 changes no bit; to ask whether it is 1 waits for the device
                 torch._foreach_mul_(gradients, factor)  # type: ignore[attr-defined]
 
     def on_fit_start(self) -> None:
@@ -173,15 +181,26 @@ class DiTModule(LightningModule):
     def training_step(self, pictures: Batch, batch_idx: int) -> Tensor:
         numbers, batch_size = self._numbers(pictures.images)
         drawn = self.draw(numbers, batch_size, pictures.images)
-        _seed(step_seed(self.seed, self.global_rank, self.trainer.fit_loop.total_batch_idx), pictures.images.device)
-        losses = self.losses(pictures.images, pictures.labels, drawn, pictures.conditions)
+        losses = self._seeded_losses(pictures, drawn)
+        # The verdict on the last step is read while the device is busy with this forward pass.
+        if self._verdict is not None and not self._verdict.finite():
+            del losses  # and the activations behind them, before a checkpoint is read
+            self.settle()
+            losses = self._seeded_losses(pictures, drawn)  # of the weights gone back to
+        self.settle()
         self._remember(BatchRecord(pictures.index, pictures.labels, drawn.t, losses.per_sample.detach()))
         loss = losses.per_sample.mean()
-        self.log("train/loss", loss, sync_dist=True)  # of all processes
-        for name, part in losses.parts.items():
-            self.log(f"train/loss/{name}", part.detach().mean(), sync_dist=True)
+        parts = {f"train/loss/{name}": part.detach().mean() for name, part in losses.parts.items()}
+        for name, value in {"train/loss": loss.detach(), **parts}.items():
+            # Of all processes in a row of the log: their reduction waits for the device.
+            shown = self.trainer.strategy.reduce(value.clone(), reduce_op="mean") if self._writes_row() else value
+            self.log(name, shown)  # type: ignore[arg-type]
         # A loss that is not finite makes every gradient so, in all processes: they notice together, once a step.
         return loss * torch.where(loss.detach().isfinite(), 1.0, torch.nan)
+
+    def _seeded_losses(self, pictures: Batch, drawn: Randomness) -> Losses:
+        seed_all(step_seed(self.seed, self.global_rank, self.trainer.fit_loop.total_batch_idx), pictures.images.device)
+        return self.losses(pictures.images, pictures.labels, drawn, pictures.conditions)
 
     def _numbers(self, images: Tensor) -> tuple[Tensor, int]:
         """The numbers [B] of these pictures in the run, in the order of `EndlessOrder`: batch by batch, rank by rank;
@@ -200,7 +219,7 @@ class DiTModule(LightningModule):
         """What is random about the pictures x0 [B, C, H, W] with these numbers in the run [B], int64, of which every
         `batch_size` make an optimiser step."""
         u = uniforms(self.seed, "time", numbers)  # [B]
-        stratum = spread(batch_size).to(numbers.device)[numbers % batch_size]  # [B]
+        stratum = spread(batch_size).to(numbers.device, non_blocking=True)[numbers % batch_size]  # [B]
         t = self.times.at(u, stratum, batch_size, self.denoiser.path)  # [B]
         dropped = {
             name: uniforms(self.seed, _PURPOSES.get(name, f"drop:{name}"), numbers) < rate  # [B]
@@ -220,7 +239,9 @@ class DiTModule(LightningModule):
         norm = whole(nn.utils.get_total_norm(self._gradients()))
         self.log("train/gradient_norm", norm)
         self.gradient_norm = norm
-        if not bool(norm.isfinite()):
+        if getattr(optimizer, "_step_supports_amp_scaling", False):  # fused ones, by the contract of torch's GradScaler
+            optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]  # where 1, nothing moves
+        elif not bool(norm.isfinite()):  # waits for the device, in every step
             optimizer.zero_grad()  # without gradients nothing moves
 
     def _gradients(self) -> list[Tensor]:
@@ -229,16 +250,46 @@ class DiTModule(LightningModule):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
         assert self.gradient_norm is not None
-        if bool(self.gradient_norm.isfinite()):
+        self._verdict = Verdict(self.global_step, self.gradient_norm, self.drawn)
+        if self._writes_row():
+            self.settle()  # it is of a step that was made
+
+    def _writes_row(self) -> bool:
+        """Whether the optimiser step being made writes a row of the log."""
+        return (self.global_step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+
+    def settle(self) -> None:
+        """Read the verdict on the last optimiser step, if that has not happened: move the averages, or where the
+        gradient was not finite do as `on_nonfinite` says. All processes must call it together.
+
+        Whoever reads or writes weights or averages between two steps calls it first; the module itself does so in the
+        next step, before the log is written, before the averages are used, in `state_dict` and when training ends.
+        """
+        verdict, self._verdict = self._verdict, None
+        if verdict is None:
+            return
+        if verdict.finite():
             self.ema.update(self.network)
         else:
-            self._on_nonfinite.meet(self, self.drawn)
+            self._on_nonfinite.meet(self, verdict)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As that of any module; a checkpoint never holds a step whose verdict is not known."""
+        self.settle()
+        return super().state_dict(*args, **kwargs)
+
+    def on_train_end(self) -> None:
+        self.settle()
 
     def restore(self, checkpoint: dict[str, Any]) -> None:
         """Weights, averages and optimiser of a checkpoint of this run, which was made at an earlier step."""
         strategy, steps = self.trainer.strategy, self.ema.steps + 1
+        rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in strategy.optimizers]
         strategy.load_model_state_dict(checkpoint)
         strategy.load_optimizer_state_dict(checkpoint)
+        for optimizer, before in zip(strategy.optimizers, rates, strict=True):
+            for group, rate in zip(optimizer.param_groups, before, strict=True):
+                group["lr"] = rate  # of the step being made: the schedule is not rewound
         self.ema.load_state_dict(scattered(checkpoint["ema"], dict(self.network.named_parameters())))
         self.ema.attach(self.network)
         self.ema.steps = steps
@@ -257,6 +308,7 @@ class DiTModule(LightningModule):
     @contextmanager
     def ema_weights(self) -> Iterator[None]:
         """Inside, the network evaluates with the first average, in evaluation mode."""
+        self.settle()
         training = self.network.training
         self.network.eval()
         try:
@@ -301,50 +353,3 @@ class DiTModule(LightningModule):
         self.validation_loss, self.rollbacks = run.get("validation_loss"), run.get("rollbacks", 0)
         self.ema.load_state_dict(scattered(checkpoint["ema"], dict(self.network.named_parameters())))
         self._resumed = checkpoint
-
-
-def _check_fit(network: Network, facts: dict[str, Any], loss: Loss | Objective) -> None:
-    """The configuration interpolates these from the data and the loss; whoever types them must type the same."""
-    name_of(type(network))
-    if network.learns_variance and not loss.learns_variance:
-        raise ValueError("model.learn_variance=true needs loss=hybrid_vlb; no other trains that half of the output")
-    if loss.learns_variance and not network.learns_variance:
-        raise ValueError("loss=hybrid_vlb trains a variance and needs model.learn_variance=true; the output has none")
-    channels, height, width = network.sample_shape
-    if height != width:
-        raise ValueError(f"model must be of square pictures, got {height} x {width}")
-    given = {"image_size": height, "channels": channels, "num_classes": network.num_classes}
-    for key, value in given.items():
-        allowed = [facts[key]] + ([0] if key == "num_classes" else [])
-        if value not in allowed:
-            raise ValueError(f"model.{key} must be {' or '.join(map(str, allowed))}, as the pictures are, got {value}")
-    for name in sorted(facts["conditions"].keys() | network.conditions.keys()):
-        told = facts["conditions"].get(name)
-        taken = list(network.conditions[name].shape) if name in network.conditions else None
-        if told != taken:
-            raise ValueError(
-                f"condition {name}: the pictures come with {'none' if told is None else told}, the model takes "
-                f"{'none' if taken is None else taken}"
-            )
-
-
-def _check_dropout(dropout: Mapping[str, float], conditions: Mapping[str, Any]) -> None:
-    for name, rate in dropout.items():
-        if name not in (allowed := ["class", *sorted(conditions)]):
-            raise ValueError(f"dropout.{name} is of nothing that the network is told; it can be {', '.join(allowed)}")
-        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate <= 1:
-            raise ValueError(f"dropout.{name} must be in [0, 1], got {rate!r}")
-
-
-def _seed(seed: int, device: torch.device) -> None:
-    """For what a network draws by itself. torch.manual_seed would write down a stack trace for every kind of device
-    that is not there: milliseconds a step."""
-    torch.default_generator.manual_seed(seed)
-    if device.type != "cpu":
-        torch.get_device_module(device).manual_seed(seed)
-
-
-def step_seed(seed: int, rank: int, batch: int) -> int:
-    """63-bit seed of one training batch on one rank."""
-    digest = hashlib.blake2b(f"train:{seed}:{rank}:{batch}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1

@@ -1,4 +1,4 @@
-"""What happens when a loss or a gradient is no number: all processes notice together, before the optimiser moves."""
+"""What happens when a loss or a gradient is no number: nothing moves, and all processes learn of it one step later."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
 from dit.checkpoint import LAST, PREVIOUS, read
+from dit.checks import check_whole
+from dit.training.arriving import Arriving
 from dit.training.resume import say
 
 if TYPE_CHECKING:
@@ -29,15 +31,28 @@ class BatchRecord(NamedTuple):
     losses: Tensor
 
 
+class Verdict:
+    """Whether an optimiser step was made, on its way from the device: it was where the norm of the gradient is finite.
+
+    step: its number, from 0. batch: what this process made of it.
+    """
+
+    def __init__(self, step: int, norm: Tensor, batch: list[BatchRecord]):
+        self.step, self.batch, self._norm = step, batch, Arriving(norm)
+
+    def finite(self) -> bool:
+        return bool(self._norm.read().isfinite())
+
+
 class NonFinite(ABC):
     """Writes the batch to nonfinite/step_*.csv in the run folder, a row a picture, then does as the subclass says."""
 
-    def meet(self, module: DiTModule, batch: list[BatchRecord]) -> None:
-        """Called by all processes with their parts of the batch of an optimiser step, which is not to be made."""
-        rows = _gathered(module, batch)
-        file = Path(module.trainer.default_root_dir) / "nonfinite" / f"step_{module.global_step:07d}.csv"
+    def meet(self, module: DiTModule, verdict: Verdict) -> None:
+        """Called by all processes, each with its own, where an optimiser step was not made."""
+        rows = _gathered(module, verdict.batch)
+        file = Path(module.trainer.default_root_dir) / "nonfinite" / f"step_{verdict.step:07d}.csv"
         _write(file, rows)
-        self.then(module, f"{_sentence(module.global_step, rows)}; the whole batch is in {file}")
+        self.then(module, f"{_sentence(verdict.step, rows)}; the whole batch is in {file}")
 
     @abstractmethod
     def then(self, module: DiTModule, what: str) -> None:
@@ -61,8 +76,7 @@ class Rollback(NonFinite):
     """
 
     def __init__(self, checkpoints: str, times: int = 10):
-        if not isinstance(times, int) or isinstance(times, bool) or times < 1:
-            raise ValueError(f"on_nonfinite.times must be a whole number of at least 1, got {times!r}")
+        check_whole("on_nonfinite.times", times, least=1)
         self.checkpoints, self.times = Path(checkpoints), times
 
     def then(self, module: DiTModule, what: str) -> None:
@@ -98,7 +112,8 @@ def _gathered(module: DiTModule, batch: list[BatchRecord]) -> Tensor:
     """float64 [N, columns], of all processes; N is the global batch size."""
     index, labels, t, losses = (torch.cat(parts) for parts in zip(*batch, strict=True))
     level = module.denoiser.path.log_snr(t)
-    columns = (torch.full_like(index, module.global_rank), index, labels, t, level, losses.detach())
+    rank = torch.full_like(labels, module.global_rank)
+    columns = (rank, index.to(labels.device), labels, t, level, losses.detach())
     mine = torch.stack([column.double() for column in columns], dim=1)  # [N / processes, columns]
     gathered = module.all_gather(mine)
     assert isinstance(gathered, Tensor)

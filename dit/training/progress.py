@@ -25,7 +25,7 @@ class TrainingProgress(Callback):
     for the gradients, recomputed activations not counted (Chowdhery et al. 2022, PaLM, appendix B).
 
     lines_every: seconds between lines where the output is no terminal. Reading the loss waits for the device, so it
-    happens only when something is shown.
+    happens only when something is shown; between two rows of the log it is the loss of the first process.
     """
 
     def __init__(self, lines_every: float = 10.0):

@@ -6,7 +6,10 @@ import signal
 import threading
 from typing import Any
 
+import torch
 from lightning import Trainer
+
+from dit.training.arriving import Arriving
 
 STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
@@ -18,11 +21,14 @@ class Signals:
 
     def __init__(self) -> None:
         self._received = 0
+        self._asked: Arriving | None = None
         self._before: dict[int, Any] = {}
 
     def listen(self, trainer: Trainer) -> None:
         # It would put its own in place of these before the first step; there is no setting for that.
         trainer._signal_connector.register_signal_handlers = lambda: None
+        # Nothing is left to broadcast then, for which it would wait for the device before every batch.
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._note) for number in STOPPING}
 
@@ -33,12 +39,15 @@ class Signals:
         self._before = {}
 
     def agreed(self, trainer: Trainer) -> int:
-        """The number of a signal that one of the processes has received, or 0. All must ask together."""
+        """The number of a signal that one of the processes has received, or 0; of several processes, before all last
+        asked. All must ask together."""
         if trainer.world_size == 1:
             return self._received
-        # One collective a step: Lightning has one for the same purpose, which asks the first process only.
-        someone = not trainer.strategy.reduce_boolean_decision(not self._received, all=True)
-        return (self._received or signal.SIGTERM) if someone else 0
+        # One collective a step, whose answer is read in the next: by then it is there, and nobody waits for the device.
+        asked, mine = self._asked, torch.full((), self._received, device=trainer.strategy.root_device)
+        torch.distributed.all_reduce(mine, torch.distributed.ReduceOp.MAX)
+        self._asked = Arriving(mine)
+        return (self._received or signal.SIGTERM) if asked is not None and int(asked.read()) else 0
 
     def _note(self, number: int, frame: Any) -> None:
         self._received = number

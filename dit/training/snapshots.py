@@ -71,6 +71,7 @@ class SaveSnapshots(Callback):
         if trainer.global_step == self._written:
             return
         self._written = trainer.global_step
+        pl_module.settle()
         assert pl_module.ema.steps == trainer.global_step
         for name, average in pl_module.ema.averages.items():
             # Sharded averages are gathered by all processes together, one average at a time.

@@ -45,7 +45,9 @@ class ClassifierGuidance(Wrapper):
         if self.scale == 0 or float(c.alpha) == 0:
             return guided
         assert stage.labels is not None, "check() runs before the first call"
-        time = stage.step.path.network_time(stage.t).float().to(stage.x.device).expand(len(stage.x))  # [B]
+        time = (
+            stage.step.path.network_time(stage.t).float().to(stage.x.device, non_blocking=True).expand(len(stage.x))
+        )  # [B]
         with torch.enable_grad():
             x = stage.x.detach().requires_grad_()
             log_p = self.classifier(x, time).log_softmax(1).gather(1, stage.labels[:, None])  # [B, 1]
