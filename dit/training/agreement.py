@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dit.model import Network, name_of
+from dit.model.compiling import GRAPHS
 from dit.objectives import Loss, Objective
 
 
@@ -42,3 +43,9 @@ def check_dropout(dropout: Mapping[str, float], conditions: Mapping[str, Any]) -
             raise ValueError(f"dropout.{name} is of nothing that the network is told; it can be {', '.join(allowed)}")
         if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate <= 1:
             raise ValueError(f"dropout.{name} must be in [0, 1], got {rate!r}")
+
+
+def check_graphs(compile_mode: str | None, accumulated: int) -> None:
+    """Raises ValueError where gradients of several batches would be added in the memory of one CUDA graph."""
+    if compile_mode == GRAPHS and accumulated > 1:
+        raise ValueError(f"compile_mode={GRAPHS} needs trainer.accumulate_grad_batches=1, got {accumulated}")

@@ -18,9 +18,8 @@ from dit.checkpoint import Metadata
 from dit.diffusion import Denoiser, GaussianPath, Kind, TimeDistribution, spread
 from dit.model import Network, blocks_of, check_compile
 from dit.model.adapters import Adapter
-from dit.model.compiling import GRAPHS
 from dit.objectives import Denoising, Loss, Losses, Objective
-from dit.training.agreement import check_dropout, check_fit
+from dit.training.agreement import check_dropout, check_fit, check_graphs
 from dit.training.draws import normals, uniforms
 from dit.training.ema import Averages
 from dit.training.nonfinite import BatchRecord, NonFinite, Stop, Verdict
@@ -141,11 +140,7 @@ class DiTModule(LightningModule):
         check_precision(self.trainer.precision)
         if isinstance(self.trainer.strategy, FSDPStrategy):
             raise ValueError("trainer.strategy=fsdp is PyTorch's first FSDP, which renames weights; use trainer=fsdp")
-        if self.compile_mode == GRAPHS and self.trainer.accumulate_grad_batches > 1:
-            raise ValueError(
-                f"compile_mode={GRAPHS} needs trainer.accumulate_grad_batches=1, got "
-                f"{self.trainer.accumulate_grad_batches}: a graph writes every gradient to the same memory"
-            )
+        check_graphs(self.compile_mode, self.trainer.accumulate_grad_batches)
         if self.compile_backend is not None:
             self.network.compile_in_place(self.compile_backend, self.compile_mode)
 

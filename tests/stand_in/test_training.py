@@ -6,7 +6,7 @@ import torch
 from data import Karras
 from dit.solvers import Sampler
 from dit.training import PowerEma, Preview, RunLog, SaveCheckpoint, SaveSnapshots, StabilityLog
-from tests.scoring.test_online import online
+from tests.evaluate.test_online import online
 from tests.stand_in.lightning import CountWaits, on_stand_in
 from tests.training.tiny import digits, module, state, trainer
 
