@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
 
 from dit.checks import check_whole
 from dit.evaluate.choose import measure_of
@@ -20,12 +20,13 @@ from dit.metrics import Extractor, Row, Share, Source, check_enough, labels_of, 
 from dit.solvers import Sampler
 from dit.training import DiTModule, FullySharded
 from dit.training.restored import check_form
+from dit.training.steps import StepCallback
 
 _log = logging.getLogger(__name__)
 _LOW = {"frechet", "spatial_frechet", "kid"}  # scores of which less is better
 
 
-class OnlineMetrics(Callback):
+class OnlineMetrics(StepCallback):
     """Scores `images` samples of the averaged weights every `every_n_steps` optimiser steps and when training ends,
     once for each of `guidance_scales` (None: the guidance as it is); of several, those that the model cannot be guided
     by, as a model without dropped labels by any but 1, are left out with a warning.
@@ -95,14 +96,9 @@ class OnlineMetrics(Callback):
             told = f"{len(refusals)} of {len(self.guidance_scales)} callbacks.metrics.guidance_scales"
             _log.warning(f"{told} are left out: {refusals[0]}")
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._last = trainer.global_step
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: DiTModule, *args: Any) -> None:  # type: ignore[override]
-        step = trainer.global_step
-        if step > self._last and (step % self.every_n_steps == 0 or step == trainer.max_steps):
-            self._last = step  # with accumulated batches several batches end at the same step
-            self._score(trainer, pl_module)
+    def on_step_end(self, trainer: Trainer, module: DiTModule) -> None:
+        if trainer.global_step % self.every_n_steps == 0 or trainer.global_step == trainer.max_steps:
+            self._score(trainer, module)
 
     def _score(self, trainer: Trainer, module: DiTModule) -> None:
         network, name = module.network, module.ema.names[0]

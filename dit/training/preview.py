@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from lightning import Callback, Trainer
+from lightning import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
@@ -17,11 +16,12 @@ from dit.checks import check_whole
 from dit.output import contact_sheet
 from dit.solvers import CFG, Sampler
 from dit.training.module import DiTModule
+from dit.training.steps import StepCallback
 
 _log = logging.getLogger(__name__)
 
 
-class Preview(Callback):
+class Preview(StepCallback):
     """Samples from the averaged weights every `every_n_steps` and at the end: a PNG in `folder`, an image in each
     logger that takes images.
 
@@ -36,9 +36,9 @@ class Preview(Callback):
             check_whole(f"callbacks.preview.{key}", value, least=1)
         self.folder, self.sampler, self.every_n_steps = Path(folder).expanduser(), sampler, every_n_steps
         self.classes, self.per_class = classes, per_class
-        self._last = -1
 
     def on_train_start(self, trainer: Trainer, pl_module: DiTModule) -> None:  # type: ignore[override]
+        super().on_train_start(trainer, pl_module)
         labels = torch.zeros(1) if pl_module.network.num_classes else None
         try:
             self.sampler.guidance.check(pl_module.denoiser, labels)  # type: ignore[arg-type]
@@ -49,15 +49,11 @@ class Preview(Callback):
         with torch.compiler.set_stance("force_eager"):
             self._show(trainer, pl_module)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: DiTModule, *args: Any) -> None:  # type: ignore[override]
+    def on_step_end(self, trainer: Trainer, module: DiTModule) -> None:
         if trainer.global_step % self.every_n_steps == 0 or trainer.global_step == trainer.max_steps:
-            self._show(trainer, pl_module)
+            self._show(trainer, module)
 
     def _show(self, trainer: Trainer, pl_module: DiTModule) -> None:
-        # With accumulated batches several batches end at the same step.
-        if trainer.global_step == self._last:
-            return
-        self._last = trainer.global_step
         # By every process: the weights may be spread over all of them.
         sheet = contact_sheet(self.images(trainer, pl_module), columns=self.per_class)  # [C, H, W]
         if not trainer.is_global_zero:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import resource
 import time
 from datetime import timedelta
-from typing import Any
 
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
 from lightning.fabric.utilities.throughput import get_available_flops
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from dit.model.count import count
+from dit.training.steps import StepCallback
 
 
-class TrainingProgress(Callback):
+class TrainingProgress(StepCallback):
     """Shows where the run is, and logs with the trainer's other scalars `images_seen`, `images_per_second`,
     `memory_gib` (the most the GPU held since the last time, or on a CPU the process so far) and, on a GPU whose peak is
     known, `mfu`.
@@ -34,6 +34,7 @@ class TrainingProgress(Callback):
         self._bar: Progress | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
         self._begun = self._shown = self._logged = (time.monotonic(), trainer.global_step)
         self._flops = _flops(trainer, pl_module)
         if not trainer.is_global_zero:
@@ -49,17 +50,16 @@ class TrainingProgress(Callback):
             self._task = self._bar.add_task("", total=trainer.max_steps, completed=trainer.global_step)
             self._bar.start()
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+    def on_step_end(self, trainer: Trainer, module: LightningModule) -> None:
         now = (time.monotonic(), trainer.global_step)
-        # With accumulated batches several batches end at the same step.
-        if now[1] > self._logged[1] and now[1] % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if now[1] % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             images_seen = float(now[1] * _batch_size(trainer))
             rate = _batch_size(trainer) * _steps_per_second(self._logged, now)
-            values = {"images_seen": images_seen, "images_per_second": rate, "memory_gib": _memory(pl_module.device)}
-            pl_module.log_dict(values | self._mfu(rate), rank_zero_only=True)
+            values = {"images_seen": images_seen, "images_per_second": rate, "memory_gib": _memory(module.device)}
+            module.log_dict(values | self._mfu(rate), rank_zero_only=True)
             self._logged = now
         due = now[0] - self._shown[0] >= (0.5 if self._bar else self.lines_every)
-        if trainer.is_global_zero and now[1] > self._shown[1] and (due or now[1] == trainer.max_steps):
+        if trainer.is_global_zero and (due or now[1] == trainer.max_steps):
             self._show(trainer, now)
             self._shown = now
 

@@ -7,18 +7,19 @@ import logging
 from pathlib import Path
 
 import torch
-from lightning import Callback, Trainer
+from lightning import Trainer
 from torch.distributed.tensor import DTensor
 
 from dit.checkpoint import Metadata, StoredMetadata, list_snapshots, write_snapshot
 from dit.checks import check_whole
 from dit.training.ema import PowerEma
 from dit.training.module import DiTModule
+from dit.training.steps import StepCallback
 
 _log = logging.getLogger(__name__)
 
 
-class SaveSnapshots(Callback):
+class SaveSnapshots(StepCallback):
     """Writes every average to `folder` each `every_n_steps` optimiser steps and when training ends.
 
     A run that goes on from an earlier step makes the later snapshots again, the same bit for bit where nothing was
@@ -52,12 +53,13 @@ class SaveSnapshots(Callback):
         if trainer.is_global_zero:  # what a killed run was writing
             for left in self.folder.glob(".step_*.tmp"):
                 left.unlink(missing_ok=True)
+        super().on_train_start(trainer, pl_module)
         self._written = 0
         # The run may have ended between a checkpoint and the snapshot of its step.
         self._write_if_due(trainer, pl_module)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: DiTModule, *args: object) -> None:  # type: ignore[override]
-        self._write_if_due(trainer, pl_module)
+    def on_step_end(self, trainer: Trainer, module: DiTModule) -> None:
+        self._write_if_due(trainer, module)
 
     def on_train_end(self, trainer: Trainer, pl_module: DiTModule) -> None:  # type: ignore[override]
         self._write(trainer, pl_module)
@@ -67,9 +69,8 @@ class SaveSnapshots(Callback):
             self._write(trainer, pl_module)
 
     def _write(self, trainer: Trainer, pl_module: DiTModule) -> None:
-        # With accumulated batches several batches end at the same step.
         if trainer.global_step == self._written:
-            return
+            return  # training ends with a step whose snapshots are there
         self._written = trainer.global_step
         pl_module.settle()
         assert pl_module.ema.steps == trainer.global_step

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from lightning import Callback, Trainer
+from lightning import Trainer
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
@@ -17,9 +17,10 @@ from dit.training.module import DiTModule
 from dit.training.restored import check_form
 from dit.training.resume import say
 from dit.training.sharding import whole
+from dit.training.steps import StepCallback
 
 
-class StabilityLog(Callback):
+class StabilityLog(StepCallback):
     """Logs with the trainer's other scalars, of all processes together:
 
     - `train/loss_log_snr/*`: the mean training loss, since the last time, of the pictures whose log-SNR fell between
@@ -44,24 +45,21 @@ class StabilityLog(Callback):
         self._values: list[Tensor] = []  # since the last log: (loss, gradient norm) of each step, [2]
 
     def on_train_start(self, trainer: Trainer, pl_module: DiTModule) -> None:  # type: ignore[override]
+        super().on_train_start(trainer, pl_module)
         self._trainer = trainer
         if not trainer.is_global_zero:  # whoever restored it restored that of all processes
             self._sums.zero_()
         self._sums, self.edges = self._sums.to(pl_module.device), self.edges.to(pl_module.device)
         self._values = [pair.to(pl_module.device) for pair in self._values]
-        self._step = trainer.global_step
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: DiTModule, *args: Any) -> None:  # type: ignore[override]
-        # With accumulated batches several batches end at the same step.
-        if trainer.global_step == self._step:
-            return
+    def on_step_end(self, trainer: Trainer, module: DiTModule) -> None:
         self._step = trainer.global_step
-        t, losses = (torch.cat([getattr(part, name) for part in pl_module.drawn]) for name in ("t", "losses"))
-        self._add(pl_module.denoiser.path.log_snr(t), losses)
-        assert pl_module.gradient_norm is not None
-        self._values.append(torch.stack([losses.mean().double(), pl_module.gradient_norm.double()]))
+        t, losses = (torch.cat([getattr(part, name) for part in module.drawn]) for name in ("t", "losses"))
+        self._add(module.denoiser.path.log_snr(t), losses)
+        assert module.gradient_norm is not None
+        self._values.append(torch.stack([losses.mean().double(), module.gradient_norm.double()]))
         if self._step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            values = self._by_level() | self._spikes() | _distances(pl_module)
+            values = self._by_level() | self._spikes() | _distances(module)
             for logger in trainer.loggers:  # not by `log`, which repeats what has no new value
                 logger.log_metrics(values, step=self._step - 1)  # as Lightning counts
 
