@@ -26,7 +26,7 @@ from dit.evaluation.intervals import Estimate
 from dit.evaluation.manifold import DENSITY_NEIGHBOURS
 from dit.evaluation.reference import Reference
 from dit.evaluation.scores import SCORES, score
-from dit.evaluation.table import Row, rule, scale_of
+from dit.evaluation.tables import Row, rule, scale_of
 from dit.files import read_json, write_json
 from dit.solvers import Denoise, Sampler
 from dit.solvers.sample import describe

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dit.evaluation.features import Features
-from dit.evaluation.frechet import frechet, frechet_influence
+from dit.evaluation.frechet_distance import frechet, frechet_influence
 from dit.evaluation.inception_score import inception_score
 from dit.evaluation.intervals import Estimate, bootstrap, leave_out, proportion
 from dit.evaluation.kid import kid_influence

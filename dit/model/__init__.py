@@ -1,7 +1,12 @@
 """THE NETWORK. Tensors only: no diffusion, no Lightning, no configuration."""
 
-from dit.model.dit import DiT, check_compile
-from dit.model.network import Condition, Network, Output, blocks_of, class_of, name_of, network_from_spec, register
+from typing import TYPE_CHECKING
+
+from dit.lazy import on_use
+
+if TYPE_CHECKING:
+    from dit.model.dit import DiT, check_compile
+    from dit.model.network import Condition, Network, Output, blocks_of, class_of, name_of, network_from_spec, register
 
 __all__ = [
     "Condition",
@@ -15,3 +20,5 @@ __all__ = [
     "network_from_spec",
     "register",
 ]
+
+__getattr__ = on_use(__name__)

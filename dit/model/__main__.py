@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dit.model.count import count
-from dit.model.dit import DiT
+from dit.lazy import say_loading
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -16,6 +15,8 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 def presets() -> dict[str, dict[str, Any]]:
     """Constructor arguments of each preset for the pictures it was made for, family by family."""
     import yaml  # with hydra-core
+
+    from dit.model import DiT
 
     def read(name: str) -> dict[str, Any]:
         own = yaml.safe_load((CONFIGS / "model" / f"{name}.yaml").read_text())
@@ -40,6 +41,9 @@ def main(given: list[str] | None = None) -> None:
         parser.add_argument(option, type=int, help=f"{meaning}; default: what the preset was made for")
     parser.add_argument("--patch-size", type=int, help="default: the preset's")
     changes = {key: value for key, value in vars(parser.parse_args(given)).items() if value is not None}
+    say_loading()
+    from dit.model.count import count
+
     try:
         rows = {name: preset | changes for name, preset in presets().items()}
     except (ImportError, FileNotFoundError) as error:

@@ -22,7 +22,7 @@ from dit.evaluation import (
     write_scores,
 )
 from dit.evaluation import classifier as classifier_module
-from dit.evaluation.table import scale_of
+from dit.evaluation.tables import scale_of
 from dit.solvers import CFG, TNR, CFGPlusPlus, Compose, LinearScale, Sampler
 from dit.solvers.sample import describe
 from tests.exact import Gaussian

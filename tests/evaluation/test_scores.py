@@ -13,7 +13,7 @@ from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
 from dit.evaluation.features import Features
-from dit.evaluation.frechet import frechet, frechet_influence
+from dit.evaluation.frechet_distance import frechet, frechet_influence
 from dit.evaluation.inception_score import inception_score
 from dit.evaluation.kid import kid, kid_influence
 from dit.evaluation.manifold import manifold

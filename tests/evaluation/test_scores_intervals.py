@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dit.evaluation.features import Features
-from dit.evaluation.frechet import frechet
+from dit.evaluation.frechet_distance import frechet
 from dit.evaluation.intervals import bootstrap, proportion
 from dit.evaluation.moments import Moments
 from dit.evaluation.reference import Reference
