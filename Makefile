@@ -7,7 +7,7 @@ PARITY := .venv-parity
 DEMO := outputs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-parity hostile faults bench lint format clean
+.PHONY: help install demo test test-all test-parity hostile faults bench gpu lint format clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -26,7 +26,7 @@ demo: $(STAMP)  ## train a DiT on real digits, sample it with guidance, score it
 	$(BIN)/python train.py experiment=digits hydra.run.dir=$(DEMO)
 	@$(BIN)/python sample.py checkpoint=$(DEMO)/checkpoints/last.ckpt per_class=10 guidance.scale=1.5 format=npz out=$(DEMO) >/dev/null
 	@mv $(DEMO)/grid.png $(DEMO)/samples.png
-	@$(BIN)/python evaluate.py checkpoint=$(DEMO)/checkpoints/last.ckpt scales='[1,1.5]' hydra.run.dir=$(DEMO)/scores
+	@$(BIN)/python evaluate.py checkpoint=$(DEMO)/checkpoints/last.ckpt guidance_scales='[1,1.5]' hydra.run.dir=$(DEMO)/scores
 	@echo "picture: $(DEMO)/samples.png"
 
 test: $(STAMP) lint  ## lint, types, import contract and the fast tests (over 20 minutes on 2 cores)
@@ -44,6 +44,9 @@ faults: $(STAMP)  ## runs that are killed, starved and damaged must end as if no
 
 bench: $(STAMP)  ## speed beside diffusers, on the CPU, one thing at a time: benchmarks/README.md (most of an hour on 2 cores)
 	$(BIN)/python -m benchmarks.speed
+
+gpu: $(STAMP)  ## everything that is to be known on a GPU, in 12 minutes: docs/gpu.md (QUICK=1: a trial on the CPU; DATA=folder or zip)
+	$(BIN)/python -m benchmarks.gpu $(if $(QUICK),--quick --out outputs/gpu-quick) $(if $(DATA),--data $(DATA))
 
 test-parity: $(STAMP)  ## agreement with k-diffusion, in an environment of its own
 	@$(PYTHON) -m venv $(PARITY)

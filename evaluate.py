@@ -1,4 +1,4 @@
-"""Score a checkpoint: `python evaluate.py checkpoint=PATH scales=[1,1.5]`, a row a scale; see docs/scores.md."""
+"""Score a checkpoint: `python evaluate.py checkpoint=PATH guidance_scales=[1,1.5]`, a row a scale: docs/scores.md."""
 
 from pathlib import Path
 
@@ -18,15 +18,15 @@ WHOLE = {"images": 2, "steps": 1, "seed": 0, "batch_size": 1, "replicates": 2, "
 def main(config: DictConfig) -> float | None:
     # Here, because they load PyTorch: `--help` and the refusal of a typo do not wait for it.
     from dit.checkpoint import load
-    from dit.evaluation import protocol_line, table, write_scores
+    from dit.evaluate import Images, Samples, check_keys, given_pictures, measure_of, pictures_of
+    from dit.metrics import protocol_line, table, write_scores
     from dit.output import write_sheet
-    from dit.scoring import Images, Samples, check_keys, given_pictures, measure_of, pictures_of
 
     options = plain(config)
     check_keys(options)
     share = share_of(options["device"])
     loaded = options["checkpoint"] and load(options["checkpoint"], options["weights"], share.device)
-    loaded = loaded and loaded.computing(options["precision"], options["compile"])
+    loaded = loaded and loaded.computing(*(options[key] for key in ("precision", "compile", "compile_mode")))
     given = given_pictures(options)
     data = instantiate(given) if given is not None else pictures_of(options, loaded)
     subject = (

@@ -17,16 +17,16 @@ def main(config: DictConfig) -> None:
 
     from dit.checkpoint import load
     from dit.diffusion import Denoiser
-    from dit.evaluation import networks_named
+    from dit.metrics import networks_named
     from dit.output import check_out, write_samples
     from dit.solvers.sample import describe
     from dit.versions import versions
 
     device = pick_device(options["device"])
-    out = given_path("out", options["out"])
-    check_out(out)
+    check_out(out := given_path("out", options["out"]))
     sampler = instantiate(config.sampler)
-    loaded = load(options["checkpoint"], options["weights"], device).computing(options["precision"], options["compile"])
+    loaded = load(options["checkpoint"], options["weights"], device)
+    loaded = loaded.computing(*(options[key] for key in ("precision", "compile", "compile_mode")))
     for weak in [each for each in sampler.guidance.networks.values() if isinstance(each, Denoiser)]:
         weak.network.to(device)
     codec = loaded.codec(*(options[key] for key in ("vae", "vae_slicing", "vae_tiling")))
@@ -47,7 +47,7 @@ def main(config: DictConfig) -> None:
         "weights": loaded.weights,
         **networks_named(sampler.guidance, options["guidance"]),
         "normalisation": codec.spec,
-        **{key: options[key] for key in ("precision", "compile", "batch_size")},
+        **{key: options[key] for key in ("precision", "compile", "compile_mode", "batch_size")},
         "device": device.type,
         **versions(),
     }

@@ -28,7 +28,7 @@ def main(config: DictConfig) -> float | None:
     data = instantiate(config.data)
     network = instantiate(config.model, _convert_="all")
     said = start_from(network, start, data.facts) if config.finetune_from and not begin.file else ""
-    parts = "times", "loss", "optimizer", "scheduler", "ema", "validation", "on_nonfinite", "adapter"
+    parts = "times", "loss", "optimizer", "lr_schedule", "ema", "validation", "on_nonfinite", "adapter"
     module = DiTModule(
         network=network,
         **instantiate(config.diffusion, _convert_="all"),
@@ -36,7 +36,7 @@ def main(config: DictConfig) -> float | None:
         facts=data.facts,
         pictures=pictures_spec(plain(config)["data"]),
         config=plain(config),
-        **{key: config[key] for key in ("seed", "compile", "dropout")},
+        **{key: config[key] for key in ("seed", "compile", "compile_mode", "dropout")},
     )
     lists = {key: list(instantiate(config[key]).values()) for key in ("callbacks", "logger")}
     trainer = instantiate(config.trainer, **lists, plugins=[RenamedCheckpointIO()])

@@ -24,8 +24,8 @@ from benchmarks.rounds import speed_up, spread, take_turns, timed
 from benchmarks.speed.step import training_step
 from data import pictures_from_spec, real_of_split
 from dit.checkpoint import load
-from dit.evaluation import Reference, classifier_of, extract
-from dit.evaluation import score as score_features
+from dit.metrics import Reference, classifier_of, extract
+from dit.metrics import score as score_features
 from dit.model import DiT
 from dit.model.__main__ import presets
 from dit.model.count import count

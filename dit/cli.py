@@ -25,8 +25,8 @@ if TYPE_CHECKING:  # a command answers before PyTorch and Lightning are imported
     import torch
     from lightning.pytorch.loggers import Logger, WandbLogger
 
-    from dit.checkpoint import Loaded
-    from dit.evaluation import Share
+    from dit.checkpoint import Model
+    from dit.metrics import Share
 
 
 def entry(
@@ -66,7 +66,7 @@ def plain(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in result.items()}
 
 
-def adopt(config: DictConfig, loaded: Loaded) -> None:
+def adopt(config: DictConfig, loaded: Model) -> None:
     """Makes model and diffusion of an unresolved configuration those of a checkpoint, before anything else reads them;
     pictures, dropout and kernels stay the run's own. What is written there is what network and path say of themselves,
     never what the file said.
@@ -147,7 +147,7 @@ def share_of(device: str) -> Share:
     that was named with its number."""
     import torch
 
-    from dit.evaluation import Share
+    from dit.metrics import Share
 
     group = this_group()
     picked = pick_device(device)

@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 if TYPE_CHECKING:  # Hydra imports this file for every command; what it needs comes with a sweep
     from rich.console import Console
 
-    from dit.launch import Planned, Slots, Task, Trial
+    from dit.launch import Slots, Task, Trial, TrialPlan
 
 
 class SlotLauncher(Launcher):
@@ -82,9 +82,9 @@ class SlotLauncher(Launcher):
             config.hydra.job.id = config.hydra.job.num = number
         return config
 
-    def _plan(self, trial: Trial, config: DictConfig, slots: Slots, console: Console) -> Planned | None:
+    def _plan(self, trial: Trial, config: DictConfig, slots: Slots, console: Console) -> TrialPlan | None:
         """None if its configuration is a mistake already: the trial has failed."""
-        from dit.launch import Planned, sentence
+        from dit.launch import TrialPlan, sentence
 
         task_config = _task_config(config)
         try:
@@ -97,7 +97,7 @@ class SlotLauncher(Launcher):
             trial.state, trial.error = "failed", sentence(error)
             _say(console, f"#{trial.number} failed: error: {trial.error}")
             return None
-        return Planned(trial, size, ranks, self._preparing(config))
+        return TrialPlan(trial, size, ranks, self._preparing(config))
 
     def _preparing(self, config: DictConfig) -> Callable[[], tuple[list[str], bytes]]:
         from dit.launch import Job, settled
@@ -117,7 +117,7 @@ class SlotLauncher(Launcher):
 def _report(folder: Path, console: Console) -> None:
     """Written when all is done: whatever goes wrong with it changes nothing of the sweep."""
     try:
-        from dit.evaluation.report import write_report
+        from dit.report import write_report
 
         said = f"report: {write_report(folder).html}"
     except Exception as error:

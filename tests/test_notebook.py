@@ -14,7 +14,7 @@ from tests.checkpoint.ours import checkpoint
 ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "notebook.md").read_text(), re.DOTALL)
 ABSENT = ["lightning", "pytorch_lightning", "torchmetrics", "hydra", "omegaconf", "wandb", "tensorboard", "torchvision"]
-ABSENT += ["diffusers", "sklearn", "scipy", "matplotlib", "rich", "yaml", "data", "dit.training", "dit.evaluation"]
+ABSENT += ["diffusers", "sklearn", "scipy", "matplotlib", "rich", "yaml", "data", "dit.training", "dit.metrics"]
 
 
 def test_the_page_makes_pictures_without_the_framework(tmp_path):

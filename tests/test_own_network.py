@@ -55,7 +55,7 @@ def module(network, data, loss=FLOW["loss"], **changes):
         LogitNormal(),
         loss=loss,
         optimizer=lambda groups: torch.optim.AdamW(groups, lr=1e-3),
-        scheduler=lambda optimizer: torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0, 1),
+        lr_schedule=lambda optimizer: torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0, 1),
         ema=Ema([0.9]),
         facts=data.facts,
         **changes,
@@ -315,7 +315,7 @@ def test_the_commands_know_it_by_imports_alone(mine, tmp_path):
 def test_killed_resumed_swept_scored_and_exported_by_commands_alone(mine, tmp_path, strategy):
     run, more = tmp_path / "run", ["trainer.accelerator=cpu", "trainer.max_steps=30", "validate_every=10", *strategy]
     call = [sys.executable, ROOT / "train.py", *TRAIN[:-1], *more, f"hydra.run.dir={run}"]
-    call += ["callbacks.checkpoint.every_n_steps=5", "scheduler.warmup=1", "callbacks.preview.every_n_steps=30"]
+    call += ["callbacks.checkpoint.every_n_steps=5", "lr_schedule.warmup=1", "callbacks.preview.every_n_steps=30"]
     killed = subprocess.Popen(list(map(str, call)), cwd=mine, start_new_session=True)
     while not (run / "checkpoints" / "last.ckpt").exists():
         assert killed.poll() is None

@@ -12,7 +12,19 @@ ROOT = Path(__file__).parent.parent
 FOLDERS = ("dit", "data", "hydra_plugins")
 SOURCES = [f for folder in FOLDERS for f in (ROOT / folder).rglob("*.py")] + sorted(ROOT.glob("*.py"))
 
-ROOMS = ("model", "diffusion", "solvers", "training", "evaluation", "checkpoint", "scoring", "launch", "cli", "output")
+ROOMS = (
+    "model",
+    "diffusion",
+    "solvers",
+    "training",
+    "metrics",
+    "evaluate",
+    "report",
+    "checkpoint",
+    "launch",
+    "cli",
+    "output",
+)
 FRAMEWORK = {"lightning", "pytorch_lightning", "hydra", "omegaconf", "wandb"}
 FORBIDDEN = {
     "dit": {"torch"},
@@ -20,7 +32,8 @@ FORBIDDEN = {
     "dit.diffusion": FRAMEWORK | {"dit.model", "dit.solvers", "dit.training", "torchvision", "einops", "data"},
     "dit.solvers": FRAMEWORK | {"dit.model", "dit.training", "torchvision", "einops", "data"},
     "dit.codec": FRAMEWORK | {"torchvision", "einops", "data", *(f"dit.{room}" for room in ROOMS)},
-    "dit.evaluation": FRAMEWORK | {"dit.model", "dit.training", "data"},
+    "dit.metrics": FRAMEWORK | {"dit.model", "dit.training", "data"},
+    "dit.report": FRAMEWORK | {"dit.model", "dit.training", "data"},
     "dit.checkpoint": FRAMEWORK | {"dit.solvers", "dit.training", "torchvision", "diffusers", "rich", "data"},
     "dit.training": {"hydra", "omegaconf", "data", "dit.cli", "dit.launch"},
     "dit.launch": {"lightning", "wandb", "torchvision", "data", "dit.training", "dit.model", "dit.cli"},
@@ -50,7 +63,7 @@ def imports(file):
 def test_no_line_of_a_room_names_what_it_must_not(room):
     folder = ROOT / room.replace(".", "/")
     files = folder.rglob("*.py") if folder.is_dir() else [folder.with_suffix(".py")]
-    if room in ("data", "dit.evaluation"):  # whose commands are scripts: nothing imports them
+    if room in ("data", "dit.report"):  # whose commands are scripts: nothing imports them
         files = [file for file in files if file.name != "__main__.py"]
     for file in files:
         for name in imports(file):

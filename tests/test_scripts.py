@@ -106,7 +106,7 @@ def test_all_classes_when_none_are_given(trained, tmp_path):
 def test_evaluation_prints_a_table_with_its_protocol(trained, tmp_path):
     checkpoint = trained[0] / "checkpoints" / "last.ckpt"
     text = run(
-        "evaluate.py", f"checkpoint={checkpoint}", "scales=[1,2]", "images=20", "steps=1", f"cache={tmp_path}",
+        "evaluate.py", f"checkpoint={checkpoint}", "guidance_scales=[1,2]", "images=20", "steps=1", f"cache={tmp_path}",
         f"hydra.run.dir={tmp_path}/out",
     )  # fmt: skip
     for part in ("accuracy", "Frechet", "CFG 1", "CFG 2", "protocol: 20 images", "seed 0"):
@@ -373,7 +373,7 @@ def test_a_folder_with_an_unreadable_picture_names_it(tmp_path):
 def test_a_sweep_over_schedules_and_dropout_samples_in_every_job(tmp_path):
     run(
         "train.py", "-m", "diffusion=ddpm_linear,ddpm_cosine,flow_linear", "dropout.class=0,0.1",
-        "trainer.max_steps=20", "scheduler.warmup=1", f"hydra.sweep.dir={tmp_path}",
+        "trainer.max_steps=20", "lr_schedule.warmup=1", f"hydra.sweep.dir={tmp_path}",
     )  # fmt: skip
     shapes = []
     for job in range(6):

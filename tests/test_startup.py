@@ -13,7 +13,7 @@ from dit.checkpoint.sources import SOURCES
 ROOT = Path(__file__).parent.parent
 HEAVY = {"torch", "lightning", "torchvision", "sklearn", "scipy", "matplotlib"}
 SCRIPTS = ["train.py", "sample.py", "evaluate.py"]
-COMMANDS = ["dit.model", "dit.checkpoint", "dit.training.posthoc_ema", "dit.evaluation.report"]
+COMMANDS = ["dit.model", "dit.checkpoint", "dit.training.posthoc_ema", "dit.report"]
 
 
 def run(*command, **environment):

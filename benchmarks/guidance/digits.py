@@ -28,9 +28,9 @@ from benchmarks.guidance.arms import (
     steps_within,
 )
 from data import pictures_from_spec, real_of_split
-from dit.checkpoint import Loaded, load
-from dit.evaluation import Classifier, Reference, classifier_of, extract
-from dit.evaluation import score as score_features
+from dit.checkpoint import Model, load
+from dit.metrics import Classifier, Reference, classifier_of, extract
+from dit.metrics import score as score_features
 from dit.solvers import Sampler, UniPC
 
 ROOT = Path(__file__).parents[2]
@@ -81,7 +81,7 @@ class Pictures:
     classifier: Classifier
 
     @classmethod
-    def of(cls, loaded: Loaded) -> Pictures:
+    def of(cls, loaded: Model) -> Pictures:
         data = pictures_from_spec(loaded.pictures)
         data.prepare_data()
         data.setup()
@@ -166,7 +166,7 @@ def some_of(real: Pictures) -> tuple[Tensor, Tensor]:
     return real.train[chosen], labels[chosen]
 
 
-def score(loaded: Loaded, arm: Arm, scale: float, seed: int, real: Pictures) -> dict[str, Any]:
+def score(loaded: Model, arm: Arm, scale: float, seed: int, real: Pictures) -> dict[str, Any]:
     """One arm at one scale: what it cost, and what came of it."""
     steps = steps_within(ROWS, arm, scale, loaded.denoiser.path)
     sampler = Sampler(steps, arm.grid, arm.solver, arm.guided(scale), seed, batch_size=10 * PER_CLASS, init=arm.init)

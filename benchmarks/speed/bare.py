@@ -13,6 +13,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.profilers import Profiler
 from torch import nn
 
+from benchmarks.speed import losses
 from benchmarks.speed.step import autocast
 from dit.diffusion import Denoiser
 from dit.model import DiT
@@ -42,14 +43,16 @@ class Stopwatch(Profiler):
 
 
 class AgainstBare(Callback):
-    """Writes to `out`, as JSON, the seconds a step of train.py and of the bare loop, by blocks, after `warm_up` steps.
+    """Writes to `out`, as JSON, the seconds a step of train.py and of the bare loop, by blocks, for `steps` steps after
+    `warm_up`; then where the time of the last `traced` steps goes.
 
     A step of train.py is all that happens from the beginning of one batch to the beginning of the next.
     """
 
-    def __init__(self, out: str, block: int, warm_up: int):
-        assert warm_up % block == 0
-        self.out, self.block, self.warm_up = Path(out), block, warm_up
+    def __init__(self, out: str, block: int, warm_up: int, steps: int, traced: int):
+        assert warm_up % block == steps % block == 0
+        assert traced < block
+        self.out, self.block, self.warm_up, self.steps, self.traced = Path(out), block, warm_up, steps, traced
         self.whole: list[float] = []
         self.bare: list[float] = []
 
@@ -59,6 +62,9 @@ class AgainstBare(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if batch_idx == 0:
             self.step = bare_step(pl_module, batch)
+        if batch_idx == self.warm_up + self.steps + self.traced:
+            self._write(pl_module)
+            raise SystemExit(0)  # without a checkpoint, which of XL is 11 GB
         if batch_idx % self.block:
             return
         now = self._now(pl_module)
@@ -71,6 +77,9 @@ class AgainstBare(Callback):
             self.bare.append((self._now(pl_module) - now) / self.block)
         elif batch_idx == self.warm_up:
             self.watch.clear()
+        if batch_idx == self.warm_up + self.steps:
+            self.seen = losses.profiler(pl_module.device.type)
+            self.seen.start()
         self.begun = self._now(pl_module)
 
     def _now(self, module: LightningModule) -> float:
@@ -87,8 +96,11 @@ class AgainstBare(Callback):
         ]
         self.hooks = sorted(hooks, key=lambda hook: -hook[1])[:HOOKS]
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _write(self, pl_module: LightningModule) -> None:
+        wall = self._now(pl_module) - self.begun
+        self.seen.stop()
         result = {
+            "trace": losses.by_kind(self.seen, pl_module.device.type, wall, self.traced),
             "seconds": {"train.py": self.whole, "bare": self.bare},
             "waiting": self.waited,
             "watched": sum(self.whole) * self.block,
@@ -102,7 +114,8 @@ def bare_step(module: Any, pictures: Any):
     trained: DiT = module.network
     network = DiT(**trained.arguments, attention=trained.blocks[0].attention.backend).to(module.device)
     if module.compile_backend is not None:
-        network.compile_in_place(module.compile_backend)
+        for block in network.blocks:  # not `compile_in_place`, which drops what the run has compiled
+            block.compile(backend=module.compile_backend, fullgraph=True)
     path = module.denoiser.path
     denoiser = Denoiser(network, path, module.denoiser.kind, module.denoiser.null_label)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-5, fused=True)

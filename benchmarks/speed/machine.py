@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
-import statistics
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from benchmarks.rounds import take_turns, timed
+from benchmarks.rounds import timed
 from benchmarks.speed.models import arguments, tokens
 
 
@@ -42,28 +43,39 @@ def waiting(device: str):
     return torch.cuda.synchronize if device == "cuda" else None
 
 
-def ceiling(device: str, models: list[str], batch: int, quick: bool, rounds: int = 5) -> dict[str, dict[str, float]]:
-    """By precision and shape of the product "M x K x N", FLOP/s: of squares, and of the first layer of each MLP."""
-    squares = (256,) if quick else (2048, 4096, 8192) if device == "cuda" else (2048, 3072)
-    shapes = [(side, side, side) for side in squares]
-    for name in models:
-        width = arguments(name)["hidden_size"]
-        shapes.append((batch * tokens(name), width, 4 * width))
-    found: dict[str, dict[str, float]] = {}
-    for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        arms = {}
-        for m, k, n in shapes:
-            a, b = torch.randn(m, k, device=device).to(dtype), torch.randn(k, n, device=device).to(dtype)
-            out = torch.empty(m, n, device=device, dtype=dtype)
-            product = lambda a=a, b=b, out=out: torch.mm(a, b, out=out)  # noqa: E731
-            arms[f"{m} x {k} x {n}"] = timed(product, waiting(device))
-        turns = take_turns(arms, rounds, warm_up=2)
-        found[precision] = {
-            f"{m} x {k} x {n}": 2 * m * k * n / statistics.median(turns.seconds[f"{m} x {k} x {n}"])
+class Products:
+    """THE CEILING: plain matrix products as arms, to take turns with whatever is a share of them.
+
+    Of squares, and of the first layer of the model's MLP; by arm "precision, M x K x N".
+    """
+
+    def __init__(self, device: str, model: str, batch: int, precisions: Sequence[str], quick: bool):
+        squares = (256,) if quick else (4096, 8192) if device == "cuda" else (2048, 3072)
+        width = arguments(model)["hidden_size"]
+        shapes = [*((side, side, side) for side in squares), (batch * tokens(model), width, 4 * width)]
+        self.work = {f"{precision}, {m} x {k} x {n}": 2 * m * k * n for precision in precisions for m, k, n in shapes}
+        self.arms = {
+            f"{precision}, {m} x {k} x {n}": timed(_product(m, k, n, device, precision), waiting(device))
+            for precision in precisions
             for m, k, n in shapes
         }
-    return found
+
+    def rates(self, seconds: dict[str, list[float]]) -> dict[str, dict[str, list[float]]]:
+        """By precision and shape, FLOP/s of each round."""
+        found: dict[str, dict[str, list[float]]] = {}
+        for arm, work in self.work.items():
+            precision, shape = arm.split(", ")
+            found.setdefault(precision, {})[shape] = [work / spent for spent in seconds[arm]]
+        return found
 
 
-def highest(rates: dict[str, dict[str, float]], precision: str) -> float:
-    return max(rates[precision].values())
+def _product(m: int, k: int, n: int, device: str, precision: str) -> Callable[[], Tensor]:
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    a, b = torch.randn(m, k, device=device).to(dtype), torch.randn(k, n, device=device).to(dtype)
+    out = torch.empty(m, n, device=device, dtype=dtype)
+    return lambda: torch.mm(a, b, out=out)
+
+
+def highest(rates: dict[str, dict[str, list[float]]], precision: str) -> list[float]:
+    """FLOP/s of each round, of the shape that was fastest in it."""
+    return [max(round) for round in zip(*rates[precision].values(), strict=True)]

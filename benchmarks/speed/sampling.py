@@ -15,12 +15,13 @@ from benchmarks.speed import models
 from benchmarks.speed.machine import waiting
 from benchmarks.speed.setting import Setting
 from benchmarks.speed.tables import Table, against, label, number, quartiles, times
+from benchmarks.speed.training import DEEP, base
 from dit.diffusion import Denoiser, DiscreteVP
+from dit.model.compiling import GRAPHS, compile_whole
 from dit.solvers import CFG, DDIM, Interval, make_grid, sample
 
 SCALE = 4.0
 INTERVAL = (-3.0, 3.0)  # log-SNR
-BASE = "diffusers, fp32"
 Draw = Callable[[], Tensor]
 
 
@@ -37,9 +38,10 @@ def of_model(name: str, setting: Setting) -> dict[str, Any]:
     labels = models.random_batch(name, batch, setting.device)[2]
     draws: dict[str, Draw] = {}
     work: dict[str, dict[str, float]] = {}
-    for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        ours = models.ours(name).eval().to(setting.device, dtype)
-        theirs = models.diffusers(name).eval().to(setting.device, dtype)
+    for precision in setting.precisions:
+        dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+        with torch.device(setting.device):
+            ours, theirs = (make(name).eval().to(dtype) for make in (models.ours, models.diffusers))
         ways = {"batched": (None, False), "sequential": (batch, False), "interval": (None, True)}
         for way, (max_rows, interval) in ways.items():
             draws[f"ours, {precision}, {way}"] = partial(draw, ours, labels, steps, max_rows, interval)
@@ -52,7 +54,17 @@ def of_model(name: str, setting: Setting) -> dict[str, Any]:
                 max_rows, interval = ways[way]
                 draws[arm := f"ours, bf16, compiled, {way}"] = partial(draw, fast, labels, steps, max_rows, interval)
                 work[arm] = work[f"ours, bf16, {way}"]
-            for how, whole in (("by block", False), ("whole", True)):
+            shallow = setting.device == "cpu" or models.arguments(name)["depth"] <= DEEP
+            if setting.device == "cuda" and shallow:
+                graphs = models.twin(ours)
+                compile_whole(graphs, "inductor", GRAPHS)
+                for way in ("batched", "interval"):
+                    max_rows, interval = ways[way]
+                    draws[arm := f"ours, bf16, graphs, {way}"] = partial(
+                        draw, graphs, labels, steps, max_rows, interval
+                    )
+                    work[arm] = work[f"ours, bf16, {way}"]
+            for how, whole in (("by block", False), ("whole", True))[: 1 + shallow]:
                 draws[arm := f"diffusers, bf16, compiled {how}"] = pipeline(
                     models.compiled(theirs, whole), labels, steps
                 )
@@ -114,14 +126,14 @@ def counted(make: Draw, network: nn.Module, batch: int) -> dict[str, float]:
 
 def tables(result: dict[str, Any]) -> Iterator[Table]:
     for run in result["runs"]:
-        rows = []
+        rows, first = [], base(run["seconds"])
         for arm, seconds in run["seconds"].items():
             median, work = spread(seconds).median, run["work"][arm]
-            ratio = speed_up(seconds, run["seconds"][BASE])
+            ratio = speed_up(seconds, run["seconds"][first])
             cells = [arm, number(run["batch"] / median), times(ratio), quartiles(ratio)]
             rows.append((median, [*cells, number(work["calls"] / median), f"{work['rows']:g}"]))
         low, high = run["interval"]
-        title = f"Sampling, {label(run['model'])}, {run['steps']} steps, batch {run['batch']}; ratio over {BASE}"
+        title = f"Sampling, {label(run['model'])}, {run['steps']} steps, batch {run['batch']}; ratio over {first}"
         yield Table(
             title,
             ["", "images/s", "ratio", "quartiles", "calls/s", "rows"],
@@ -136,8 +148,10 @@ def tables(result: dict[str, Any]) -> Iterator[Table]:
 
 
 COMPARED = [
-    ("ours, fp32, batched", [BASE]),
+    ("ours, fp32, batched", ["diffusers, fp32"]),
     ("ours, bf16, batched", ["diffusers, bf16"]),
     ("ours, bf16, compiled, batched", ["diffusers, bf16, compiled by block", "diffusers, bf16, compiled whole"]),
     ("ours, bf16, compiled, batched", ["diffusers, bf16"]),  # DiTPipeline as it comes
+    ("ours, bf16, graphs, batched", ["ours, bf16, compiled, batched"]),
+    ("ours, bf16, graphs, batched", ["diffusers, bf16, compiled by block", "diffusers, bf16, compiled whole"]),
 ]

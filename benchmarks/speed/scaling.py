@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,10 +10,10 @@ import torch
 
 from benchmarks.rounds import spread, take_turns, timed
 from benchmarks.speed import models
-from benchmarks.speed.machine import ceiling, highest, waiting
+from benchmarks.speed.machine import Products, highest, waiting
 from benchmarks.speed.setting import Setting
 from benchmarks.speed.step import Moments, training_step
-from benchmarks.speed.tables import Table, number, share
+from benchmarks.speed.tables import ABOVE, Table, number, share
 from dit.model import DiT
 
 AXES: dict[str, list[dict[str, int]]] = {
@@ -36,13 +37,13 @@ def measure(setting: Setting) -> dict[str, Any]:
             points.append(point)
             steps[f"{axis} {len(points)}"] = timed(step_of(point, setting.device), waiting(setting.device))
     setting.say(f"scaling {model}: {len(steps)} points, {setting.rounds} rounds")
-    turns = take_turns(steps, setting.rounds)
+    products = Products(setting.device, model, 8 * more, ["bf16"], setting.quick)
+    turns = take_turns(steps | products.arms, setting.rounds)
     found = []
-    for point, seconds in zip(points, turns.seconds.values(), strict=True):
+    for point, arm in zip(points, steps, strict=True):
         told = {key: point[key] for key in ("axis", "image_size", "patch_size", "hidden_size", "batch")}
-        found.append({**told, "flops": flops_of(point, setting.device), "seconds": seconds})
-    rates = ceiling(setting.device, [model], 8 * more, setting.quick)
-    return {"model": model, "ceiling": rates, "points": found}
+        found.append({**told, "flops": flops_of(point, setting.device), "seconds": turns.seconds[arm]})
+    return {"model": model, "products": products.rates(turns.seconds), "points": found}
 
 
 def network_of(point: dict[str, Any], device: str) -> DiT:
@@ -67,13 +68,15 @@ def flops_of(point: dict[str, Any], device: str) -> int:
 
 
 def tables(result: dict[str, Any]) -> Iterator[Table]:
-    top = highest(result["ceiling"], "bf16")
-    rows = []
+    top, rows, notes = highest(result["products"], "bf16"), [], []
     for point in result["points"]:
         seconds = spread(point["seconds"]).median / point["batch"]
         tokens = (point["image_size"] // point["patch_size"]) ** 2
         sizes = [f"{tokens:,}", str(point["batch"]), str(point["hidden_size"])]
-        cost = [f"{point['flops'] / 2e9:.2f}", number(1e3 * seconds), share(3 * point["flops"] / seconds / top)]
-        rows.append([point["axis"], *sizes, *cost])
+        work = 3 * point["flops"] * point["batch"]
+        mfu = statistics.median(work / spent / rate for spent, rate in zip(point["seconds"], top, strict=True))
+        rows.append([point["axis"], *sizes, f"{point['flops'] / 2e9:.2f}", number(1e3 * seconds), share(mfu)])
+        if mfu > 1:
+            notes.append(ABOVE.format(f"{point['axis']}, {', '.join(sizes)}"))
     columns = ["changed", "tokens", "batch", "width", "G multiply-adds", "ms a picture", "MFU"]
-    yield Table("Training step of ours in bf16, eager, as one size changes", columns, rows)
+    yield Table("Training step of ours in bf16, eager, as one size changes", columns, rows, notes)

@@ -21,6 +21,11 @@ class Setting:
     say: Callable[[str], None]
 
     @property
+    def precisions(self) -> tuple[str, ...]:
+        """On a GPU nobody trains in float32."""
+        return ("bf16",) if self.device == "cuda" else ("fp32", "bf16")
+
+    @property
     def pictures(self) -> int:
         """The batch where none is looked for."""
         return self.batch or (64 if self.device == "cuda" else 8)

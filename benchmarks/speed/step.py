@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from benchmarks.speed.models import call_of
 
-PRECISIONS = ("fp32", "bf16")
 ALIGNED = 64  # numbers: where tensors of their own would begin, a vector or more apart
 
 

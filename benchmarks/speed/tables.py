@@ -21,6 +21,11 @@ class Table:
     notes: Sequence[str] = field(default_factory=tuple)
 
 
+ABOVE = (
+    "{}: a share above 100 % means that the machine was disturbed while plain products were measured; measure again."
+)
+
+
 def show(table: Table, console: Console) -> None:
     console.print(f"\n{table.title}", style="bold", highlight=False)
     drawn = RichTable(box=None, pad_edge=False)

@@ -7,9 +7,10 @@ from contextlib import nullcontext
 from importlib.util import find_spec
 from typing import Any
 
+import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from benchmarks.rounds import Arm, speed_up, spread, take_turns, timed
+from benchmarks.rounds import speed_up, spread, take_turns, timed
 from benchmarks.speed import models
 from benchmarks.speed.machine import waiting
 from benchmarks.speed.setting import Setting
@@ -37,10 +38,13 @@ def measure(setting: Setting) -> dict[str, Any]:
     if setting.device == "cuda":
         ways |= {way: ({}, kernel) for way, kernel in KERNELS.items()}
         ways |= {name: ({"attention": name}, None) for name in ("flash_attn", "xformers") if find_spec(name)}
-    arms: dict[str, Arm] = {}
+    # Kernels of one network share it and its moments, which are large.
+    with torch.device(setting.device):
+        networks = {str(changes): models.ours(name, **changes) for changes, _ in ways.values()}
+    moments, arms = Moments(list(networks.values())), {}
     for way, (changes, kernel) in ways.items():
-        network = models.ours(name, **changes).to(setting.device)
-        step = training_step(network, Moments([network]).adamw(network, fused=True), batch, "bf16")
+        network = networks[str(changes)]
+        step = training_step(network, moments.adamw(network, fused=True), batch, "bf16")
         arms[way] = timed(on_kernel(step, kernel), waiting(setting.device))
     setting.say(f"ways {name}, batch {setting.pictures}: {len(arms)} arms, {setting.rounds} rounds")
     turns = take_turns(arms, setting.rounds, warm_up=2)

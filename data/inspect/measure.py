@@ -50,7 +50,7 @@ class Moments:
 
 
 @dataclass
-class Measured:
+class PictureStatistics:
     """index: the pictures that were decoded; prints: 64 bits of a hash of each; faults: reasons by index."""
 
     index: list[int] = field(default_factory=list)
@@ -59,7 +59,7 @@ class Measured:
     model: Moments = field(default_factory=Moments)
     faults: dict[int, str] = field(default_factory=dict)
 
-    def add(self, other: Measured) -> None:
+    def add(self, other: PictureStatistics) -> None:
         self.index += other.index
         self.prints += other.prints
         self.pixels += other.pixels
@@ -67,31 +67,31 @@ class Measured:
         self.faults |= other.faults
 
 
-def measure(data: Pictures, split: Split, index: Sequence[int], watch: Watch[Any], title: str) -> Measured:
+def measure(data: Pictures, split: Split, index: Sequence[int], watch: Watch[Any], title: str) -> PictureStatistics:
     """Decodes the pictures `index` of a split as validation would, with nothing random about them."""
     chunks = [index[i : i + _CHUNK] for i in range(0, len(index), _CHUNK)]
-    measured = Measured()
+    measured = PictureStatistics()
     for part in watch(in_threads(partial(_measure, data, split), chunks, ahead=64), len(chunks), title):
         measured.add(part)
     return measured
 
 
-def _measure(data: Pictures, split: Split, index: Sequence[int]) -> Measured:
+def _measure(data: Pictures, split: Split, index: Sequence[int]) -> PictureStatistics:
     try:
         batch = split.__getitems__([Pick(i) for i in index])
     except ValueError as error:
         if len(index) == 1:
-            return Measured(faults={index[0]: str(error)})
-        apart = Measured()
+            return PictureStatistics(faults={index[0]: str(error)})
+        apart = PictureStatistics()
         for i in index:
             apart.add(_measure(data, split, [i]))
         return apart
     prints = [int.from_bytes(blake2b(image.numpy().tobytes(), digest_size=8).digest()) for image in batch.images]
     pixels = Moments.of(batch.images) if batch.images.dtype == torch.uint8 else Moments()
-    return Measured(list(index), prints, pixels, Moments.of(data.on_after_batch_transfer(batch, 0).images))
+    return PictureStatistics(list(index), prints, pixels, Moments.of(data.on_after_batch_transfer(batch, 0).images))
 
 
-def twins(measured: Measured, labels: Tensor) -> dict[str, Any]:
+def twins(measured: PictureStatistics, labels: Tensor) -> dict[str, Any]:
     """Pictures of one split that decode to the same square: how many more than one of each, how many of such groups
     span several classes, and some groups as indices, those of several classes first."""
     prints = np.array(measured.prints, dtype=np.uint64)
@@ -108,7 +108,7 @@ def twins(measured: Measured, labels: Tensor) -> dict[str, Any]:
     }
 
 
-def leaks(train: Measured, validation: Measured) -> list[tuple[int, int]]:
+def leaks(train: PictureStatistics, validation: PictureStatistics) -> list[tuple[int, int]]:
     """Pairs (validation index, train index) that decode to the same square."""
     known = dict(zip(reversed(train.prints), reversed(train.index), strict=True))
     pairs = zip(validation.index, validation.prints, strict=True)

@@ -12,7 +12,7 @@ import torch
 
 from data.files import ENDINGS, Look, ending, in_threads, look
 from data.hidden import is_hidden
-from data.inspect.measure import Measured, Watch, leaks, measure, twins
+from data.inspect.measure import PictureStatistics, Watch, leaks, measure, twins
 from data.pictures import Pictures
 from data.split import Split
 from data.survey import Survey
@@ -25,7 +25,7 @@ def examine(data: Pictures, survey: Survey, limit: int | None, watch: Watch[Any]
     the result: why training would not begin, or not end.
     """
     named = {"train": survey.train, "validation": survey.validation}
-    measured: dict[str, Measured] = {}
+    measured: dict[str, PictureStatistics] = {}
     refused = list(survey.refused)
     splits = {}
     for name, split in named.items():
@@ -58,7 +58,7 @@ def examine(data: Pictures, survey: Survey, limit: int | None, watch: Watch[Any]
 
 def _examine(
     data: Pictures, split: Split, limit: int | None, watch: Watch[Any], name: str
-) -> tuple[dict[str, Any], Measured]:
+) -> tuple[dict[str, Any], PictureStatistics]:
     files = split.files()
     looks = [] if files is None else [*watch(in_threads(look, files), len(files), f"opening the files of {name}")]
     faults = {i: seen.fault for i, seen in enumerate(looks) if seen.fault}

@@ -10,20 +10,20 @@ from dit.lazy import on_use
 if TYPE_CHECKING:
     from dit.checkpoint.exporting import export_diffusers, export_safetensors
     from dit.checkpoint.importing import import_checkpoint, import_loaded
-    from dit.checkpoint.loading import Loaded, load, load_denoiser
+    from dit.checkpoint.loading import Model, load, load_denoiser
     from dit.checkpoint.metadata import Metadata, same_codec
     from dit.checkpoint.power import check_length, gamma
     from dit.checkpoint.reading import LAST, PREVIOUS, check_resume, check_sums, read
     from dit.checkpoint.snapshots import SNAPSHOTS, list_snapshots, reconstruct, write_snapshot
-    from dit.checkpoint.stored import Stored
+    from dit.checkpoint.stored import StoredMetadata
 
 __all__ = [
     "LAST",
     "PREVIOUS",
     "SNAPSHOTS",
-    "Loaded",
     "Metadata",
-    "Stored",
+    "Model",
+    "StoredMetadata",
     "check_length",
     "check_resume",
     "check_sums",

@@ -18,7 +18,7 @@ from dit.imports import import_modules
 from dit.lazy import say_loading
 
 if TYPE_CHECKING:
-    from dit.checkpoint import Loaded
+    from dit.checkpoint import Model
 
 _WIDTH = 100  # of a table's second column
 
@@ -119,7 +119,7 @@ def _export(said: argparse.Namespace) -> None:
     print(said.out)
 
 
-def _imported(said: argparse.Namespace, source: str) -> Loaded:
+def _imported(said: argparse.Namespace, source: str) -> Model:
     from dit.checkpoint import import_loaded
 
     file = getattr(said, "class_names", None)
@@ -159,7 +159,7 @@ def _class_names(file: Path) -> list[str]:
     return lines
 
 
-def _rows(loaded: Loaded) -> Iterator[tuple[str, str]]:
+def _rows(loaded: Model) -> Iterator[tuple[str, str]]:
     """The table: weights, step and number of parameters, then the metadata, key by key."""
     yield "weights", loaded.weights
     yield "step", f"{loaded.step:,}"

@@ -14,7 +14,7 @@ from torch import Tensor
 from dit.checkpoint.differences import check_names, check_table
 from dit.checkpoint.metadata import Metadata
 from dit.checkpoint.reading import unpickled
-from dit.checkpoint.stored import Stored, open_safetensors
+from dit.checkpoint.stored import StoredMetadata, open_safetensors
 from dit.diffusion import DiscreteVP, GaussianPath
 from dit.model import DiT
 from dit.model.position import sincos_positions
@@ -82,7 +82,7 @@ class Folder:
 
     config: dict[str, Any]
     tensors: dict[str, Tensor]
-    stored: Stored | None
+    stored: StoredMetadata | None
     scheduler: dict[str, Any] | None
     vae: dict[str, Any] | None
     labels: dict[str, str]

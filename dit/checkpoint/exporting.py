@@ -7,8 +7,8 @@ import warnings
 from pathlib import Path
 
 from dit.checkpoint import diffusers
-from dit.checkpoint.loading import Loaded
-from dit.checkpoint.stored import Stored
+from dit.checkpoint.loading import Model
+from dit.checkpoint.stored import StoredMetadata
 from dit.files import check_out, replaced, write_json
 from dit.model import DiT
 from dit.tensors import save_tensors
@@ -16,7 +16,7 @@ from dit.tensors import save_tensors
 _PIPELINE_NULL_LABEL = 10**3  # written into DiTPipeline, whatever its network
 
 
-def export_safetensors(loaded: Loaded, out: str | Path) -> None:
+def export_safetensors(loaded: Model, out: str | Path) -> None:
     """Writes the weights of `loaded`, with the metadata, which of them they are and their step as JSON in its header,
     to `out`, which `load` reads.
 
@@ -26,7 +26,7 @@ def export_safetensors(loaded: Loaded, out: str | Path) -> None:
     save_tensors(out, loaded.network.state_dict(), _stored(loaded).header, key="out")
 
 
-def export_diffusers(loaded: Loaded, out: str | Path, vae: str | Path | None = None) -> None:
+def export_diffusers(loaded: Model, out: str | Path, vae: str | Path | None = None) -> None:
     """Writes a pipeline folder: transformer, a DDIMScheduler, class names, and a copy of the folder `vae`, if given;
     without one, `DiTPipeline.from_pretrained(out, vae=...)` has to be told. Importing it gives `loaded` back.
 
@@ -74,5 +74,5 @@ def export_diffusers(loaded: Loaded, out: str | Path, vae: str | Path | None = N
             shutil.copytree(vae, folder / "vae")
 
 
-def _stored(loaded: Loaded) -> Stored:
-    return Stored(loaded.metadata, loaded.weights, loaded.step)
+def _stored(loaded: Model) -> StoredMetadata:
+    return StoredMetadata(loaded.metadata, loaded.weights, loaded.step)

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from dit.checkpoint import diffusers
-from dit.checkpoint.loading import AS_GIVEN, Loaded, build, check_weights
+from dit.checkpoint.loading import AS_GIVEN, Model, build, check_weights
 from dit.checkpoint.metadata import Metadata
 from dit.checkpoint.reference import FAMILIES, as_written, convert, read_weights
 from dit.checkpoint.settings import published_jit, read_meaning
-from dit.checkpoint.shapes import Told
+from dit.checkpoint.shapes import Hints
 from dit.checkpoint.sources import SOURCES
 from dit.diffusion import Denoiser, DiscreteVP, GaussianPath
 from dit.model import DiT, class_of
@@ -38,7 +38,7 @@ def import_loaded(
     class_tokens_from: int | None = None,
     class_names: Sequence[str] | None = None,
     settings: Mapping[str, Any] | None = None,
-) -> Loaded:
+) -> Model:
     """The network of somebody else's checkpoint, with metadata of ours.
 
     source: "dit", "sit", "repa", "lightningdit" or "jit", whose `file` is a state dict or a training checkpoint; or
@@ -58,7 +58,7 @@ def import_loaded(
     """
     if source not in SOURCES:
         raise ValueError(f"source must be one of {', '.join(SOURCES)}, got {source!r}")
-    file, told = Path(file), Told(num_heads, num_classes, class_tokens_from)
+    file, told = Path(file), Hints(num_heads, num_classes, class_tokens_from)
     if source == "diffusers":
         told.check_unused(source, "num_heads", "num_classes", "class_tokens_from")
         if settings:
@@ -83,7 +83,7 @@ def import_loaded(
     return _complete(build(state, metadata, weights, 0))
 
 
-def _import_folder(folder: Path, weights: str, class_names: Sequence[str] | None) -> Loaded:
+def _import_folder(folder: Path, weights: str, class_names: Sequence[str] | None) -> Model:
     found = diffusers.read_folder(folder)
     if found.stored is not None:
         stored, metadata = found.stored, found.stored.metadata
@@ -136,7 +136,7 @@ def _metadata(
     )
 
 
-def _complete(loaded: Loaded) -> Loaded:
+def _complete(loaded: Model) -> Model:
     """With the arguments that the shapes did not have to tell."""
     return replace(loaded, metadata=replace(loaded.metadata, network=loaded.network.spec))
 

@@ -27,7 +27,7 @@ _LENGTH = "length "  # begins the names of power-function averages
 
 
 @dataclass(frozen=True)
-class Loaded:
+class Model:
     """A network ready to sample, with its metadata. `weights` says which it has: "raw", "ema <decay>" or "ema length
     <length>"; of an imported one also "ema", or "as given" where its file does not say."""
 
@@ -57,14 +57,16 @@ class Loaded:
         """
         return codec_from_spec(self.metadata.codec, vae, slicing, tiling)
 
-    def computing(self, precision: str = "32-true", compile: str | None = None) -> Loaded:
-        """The same network, in place, with weights in `precision`, 32-true or bf16-true, and its blocks compiled by a
-        torch.compile backend, if one is named. Raises ValueError for other names."""
+    def computing(
+        self, precision: str = "32-true", compile: str | None = None, compile_mode: str | None = None
+    ) -> Model:
+        """The same network, in place, with weights in `precision`, 32-true or bf16-true, and compiled by a
+        torch.compile backend, if one is named, in a mode, see `check_compile`. Raises ValueError for other names."""
         if precision not in ("32-true", "bf16-true"):
             raise ValueError(f"precision must be 32-true or bf16-true, got {precision!r}")
-        check_compile(compile)
+        check_compile(compile, compile_mode)
         if compile is not None:
-            self.network.compile_in_place(compile)
+            self.network.compile_in_place(compile, compile_mode)
         if precision == "32-true":
             return self
         self.network.to(torch.bfloat16)
@@ -141,7 +143,7 @@ def load(
     weights: str | float = "ema",
     device: str | torch.device = "cpu",
     key: str = "checkpoint",
-) -> Loaded:
+) -> Model:
     """Rebuild network and denoiser from a training checkpoint, in evaluation mode on `device`; or from a .safetensors
     file that `export_safetensors` wrote.
 
@@ -203,7 +205,7 @@ def build(
     step: int,
     device: str | torch.device = "cpu",
     averaged: Collection[str] | None = None,
-) -> Loaded:
+) -> Model:
     """The network and the denoiser that `metadata` describe, with the weights `state`, in evaluation mode.
     averaged: names of those that are of an average, if they are to be.
 
@@ -223,7 +225,7 @@ def build(
         learned_variance=network.learns_variance,
         optional=metadata.optional(network),
     )
-    return Loaded(network, denoiser, metadata, weights, step)
+    return Model(network, denoiser, metadata, weights, step)
 
 
 def _network(metadata: Metadata, state: dict[str, Tensor]) -> Network:

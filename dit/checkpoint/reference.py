@@ -16,7 +16,7 @@ from dit.checkpoint.differences import check_names, check_table
 from dit.checkpoint.loading import AS_GIVEN
 from dit.checkpoint.reading import unpickled
 from dit.checkpoint.settings import Meaning, Options, read_options
-from dit.checkpoint.shapes import Told, arguments_of
+from dit.checkpoint.shapes import Hints, arguments_of
 from dit.model import DiT
 from dit.model.position import AxialRotary, sincos_positions, unrotated_before
 
@@ -139,7 +139,7 @@ def _with_shifts(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def convert(
-    file: Path, family: Family, tensors: dict[str, Tensor], meaning: Meaning, told: Told
+    file: Path, family: Family, tensors: dict[str, Tensor], meaning: Meaning, told: Hints
 ) -> tuple[dict[str, Any], dict[str, Tensor], float]:
     """The arguments of our network, its state dict and the rate at which labels were dropped, of what `read_weights`
     read and what it means.

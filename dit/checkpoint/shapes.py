@@ -19,7 +19,7 @@ _LAYERNORM_EPS = 1e-5  # PyTorch's, which queries and keys have wherever they ha
 
 
 @dataclass(frozen=True)
-class Told:
+class Hints:
     """What the caller says of a network where its shapes cannot: see `import_loaded`."""
 
     num_heads: int | None = None
@@ -34,7 +34,7 @@ class Told:
 
 
 def arguments_of(
-    file: Path, what: str, tensors: dict[str, Tensor], told: Told, *, modern: bool, qk_norm: bool, position: str | None
+    file: Path, what: str, tensors: dict[str, Tensor], told: Hints, *, modern: bool, qk_norm: bool, position: str | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Arguments of our `DiT`, without learn_variance; and those by which the network was built otherwise, with it.
 

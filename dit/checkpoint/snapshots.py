@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dit.checkpoint.power import Fit, check_length, fit
-from dit.checkpoint.stored import Stored, read_stored
+from dit.checkpoint.stored import StoredMetadata, read_stored
 from dit.tensors import TensorFile, open_tensors, save_tensors
 
 SNAPSHOTS = "ema"  # in that of a run
@@ -22,7 +22,7 @@ class Snapshot:
     """One average at one step: a file that `load` reads too."""
 
     file: Path
-    stored: Stored
+    stored: StoredMetadata
 
     @property
     def step(self) -> int:
@@ -43,9 +43,9 @@ class Reconstruction:
     step: int
 
     @property
-    def stored(self) -> Stored:
+    def stored(self) -> StoredMetadata:
         """The metadata of the result: that of the last snapshot, with the weights it stands for."""
-        return Stored(self.snapshots[-1].stored.metadata, f"ema length {self.length}", self.step)
+        return StoredMetadata(self.snapshots[-1].stored.metadata, f"ema length {self.length}", self.step)
 
     def state(self) -> dict[str, Tensor]:
         """The weights, in float32, summed in float64; one tensor of one snapshot is in memory at a time."""
@@ -60,7 +60,7 @@ class Reconstruction:
         return total.float()
 
 
-def write_snapshot(folder: Path, average: dict[str, Tensor], stored: Stored, dtype: torch.dtype) -> None:
+def write_snapshot(folder: Path, average: dict[str, Tensor], stored: StoredMetadata, dtype: torch.dtype) -> None:
     """Writes an average that `stored` names, rounded to `dtype` but for tensors with values beyond its range, replacing
     a file of the same step and length as a whole."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -89,9 +89,7 @@ def reconstruct(run: Path, length: float, step: int | None = None, key: str = "l
     check_length(key, length)
     snapshots = list_snapshots(run / SNAPSHOTS)
     if not snapshots:
-        raise ValueError(
-            f"{key}={length} needs snapshots in {run / SNAPSHOTS}; training with averages=power writes them"
-        )
+        raise ValueError(f"{key}={length} needs snapshots in {run / SNAPSHOTS}; training with ema=power writes them")
     step = snapshots[-1].step if step is None else step
     used = [snapshot for snapshot in snapshots if snapshot.step <= step]
     if not used:

@@ -17,8 +17,8 @@ _KEY, _FORMAT = "ditlab", "format"
 
 
 @dataclass(frozen=True)
-class Stored:
-    """What is written beside weights. weights: which they are, as `Loaded` says it; step: of the run they are from."""
+class StoredMetadata:
+    """What is written beside weights. weights: which they are, as `Model` says it; step: of the run they are from."""
 
     metadata: Metadata
     weights: str
@@ -31,26 +31,26 @@ class Stored:
         return {_FORMAT: "pt", _KEY: json.dumps(said)}
 
 
-def read_stored(file: Path, key: str) -> Stored:
+def read_stored(file: Path, key: str) -> StoredMetadata:
     """What is written beside the weights of an existing file that we wrote; they are not read. ValueError else."""
     with open_tensors(file, key) as opened:
         return _ours(stored_in(opened, file, key), file, key)
 
 
-def read_safetensors(file: Path, key: str) -> tuple[Stored, dict[str, Tensor]]:
+def read_safetensors(file: Path, key: str) -> tuple[StoredMetadata, dict[str, Tensor]]:
     """The metadata and the weights of an existing file that we wrote. ValueError, blaming the setting `key`, else."""
     stored, tensors = open_safetensors(file, key)
     return _ours(stored, file, key), tensors
 
 
-def open_safetensors(file: Path, key: str) -> tuple[Stored | None, dict[str, Tensor]]:
+def open_safetensors(file: Path, key: str) -> tuple[StoredMetadata | None, dict[str, Tensor]]:
     """The weights of an existing file on the CPU, and its metadata if it is ours. ValueError where it is no such
     file."""
     with open_tensors(file, key) as opened:
         return stored_in(opened, file, key), opened.tensors()
 
 
-def stored_in(opened: TensorFile, file: Path, key: str) -> Stored | None:
+def stored_in(opened: TensorFile, file: Path, key: str) -> StoredMetadata | None:
     """What the header says; None for a file of others."""
     header = opened.metadata
     if _KEY not in header:
@@ -65,12 +65,12 @@ def stored_in(opened: TensorFile, file: Path, key: str) -> Stored | None:
         check_whole("step", said["step"], least=0)
         if not isinstance(said["weights"], str):
             raise ValueError(f"weights must be a string, got {shown(said['weights'])}")
-        return Stored(Metadata.from_dict(metadata), said["weights"], said["step"])
+        return StoredMetadata(Metadata.from_dict(metadata), said["weights"], said["step"])
     except ValueError as error:
         raise ValueError(f"{key}={file} has metadata that this version cannot read: {error}") from error
 
 
-def _ours(stored: Stored | None, file: Path, key: str) -> Stored:
+def _ours(stored: StoredMetadata | None, file: Path, key: str) -> StoredMetadata:
     if stored is None:
         raise ValueError(
             f"{key}={file} is of another kind: its header has no metadata as python -m dit.checkpoint writes them"

@@ -9,7 +9,7 @@ from dit.launch.job import Job
 from dit.launch.manifest import Manifest, Trial
 from dit.launch.ranks import Ranks, wait
 from dit.launch.recipe import settled
-from dit.launch.sweep import Planned, Slots, Sweep
+from dit.launch.sweep import Slots, Sweep, TrialPlan
 from dit.launch.task import Mistake, Task, sentence
 
 __all__ = [
@@ -20,12 +20,12 @@ __all__ = [
     "Job",
     "Manifest",
     "Mistake",
-    "Planned",
     "Ranks",
     "Slots",
     "Sweep",
     "Task",
     "Trial",
+    "TrialPlan",
     "check_starter",
     "count_ranks",
     "held",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dit.launch.collectives import LOOPBACK, hosted_store, joined_store
-from dit.launch.handover import Inherited, Signed
+from dit.launch.handover import InheritedFile, SignedStore
 from dit.launch.secret import job_secret, secret_port
 
 RANK_OF = "--rank-of"  # the argument of ranks that `Ranks` starts; the folder after it is for whoever reads `ps`
@@ -37,17 +37,17 @@ class Group:
     handed: int | None = None
 
     @functools.cached_property
-    def channel(self) -> Inherited | Signed:
+    def channel(self) -> InheritedFile | SignedStore:
         """The way that the job takes. Raises ValueError if there is no secret for it."""
         if self.handed is not None:
-            return Inherited(self.handed)
+            return InheritedFile(self.handed)
         from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 
         secret, (host, port) = job_secret(), self.address
         port = secret_port(secret, self.name) if port is None else port
         os.environ.update(MASTER_ADDR=host, MASTER_PORT=str(port))  # torch meets there as well
         store = hosted_store(host, port) if self.hosts and self.rank == 0 else joined_store(host, port)
-        return Signed(PrefixStore(f"dit/{self.name}", store), secret, self.rank, self.size)
+        return SignedStore(PrefixStore(f"dit/{self.name}", store), secret, self.rank, self.size)
 
     def finish(self, value: Any) -> None:
         """What the job returned, for whoever started it. Numbers and lists of them; anything else counts as nothing."""

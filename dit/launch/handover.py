@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch.distributed import Store  # type: ignore[attr-defined]
 
 
-class Inherited:
+class InheritedFile:
     """An open file without a name. Its first line is the job; a line of JSON follows from each rank that has something
     to say. Only processes that inherit the descriptor reach it."""
 
@@ -25,7 +25,7 @@ class Inherited:
         self.descriptor = descriptor
 
     @classmethod
-    def of(cls, job: bytes) -> Inherited:
+    def of(cls, job: bytes) -> InheritedFile:
         """A new file that holds `job`, which must be one line."""
         if hasattr(os, "memfd_create"):
             descriptor = os.memfd_create("ditlab-job")  # in memory: a full disk does not keep a rank from speaking
@@ -78,7 +78,7 @@ class Inherited:
             fcntl.lockf(self.descriptor, fcntl.LOCK_UN)
 
 
-class Signed:
+class SignedStore:
     """A store on the network, without authentication of its own: ranks believe a job only if it carries the digest of
     somebody who knows `secret`, for the number that the rank has just drawn (a job of an earlier run does not)."""
 

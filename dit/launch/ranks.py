@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from dit.launch.collectives import LOOPBACK, hosted_store
 from dit.launch.group import HANDED
-from dit.launch.handover import Inherited
+from dit.launch.handover import InheritedFile
 
 GRACE = 15.0  # seconds between asking the ranks beside a broken one to end and making them
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -40,7 +40,7 @@ class Ranks:
         environment: Mapping[str, str] | None = None,
         output: IO[bytes] | None = None,
     ):
-        self._store, self._handed = hosted_store(), Inherited.of(job)
+        self._store, self._handed = hosted_store(), InheritedFile.of(job)
         self._said: dict[str, Any] | None = None  # by the ranks, once all have ended
         self._broken: tuple[int, int] | None = None  # the first rank that failed, and its code
         self._deadline = 0.0

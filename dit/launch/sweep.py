@@ -50,7 +50,7 @@ class Slots:
 
 
 @dataclass
-class Planned:
+class TrialPlan:
     """A trial to run: how many slots and processes, and how to make its folder and the packed job in it."""
 
     trial: Trial
@@ -69,9 +69,9 @@ class Sweep:
 
     def __init__(self, manifest: Manifest, slots: Slots, console: Console, fixed: Sequence[str] = ()):
         self.manifest, self.slots, self.console, self.fixed = manifest, slots, console, fixed
-        self._running: dict[int, tuple[Planned, Ranks, IO[bytes]]] = {}
+        self._running: dict[int, tuple[TrialPlan, Ranks, IO[bytes]]] = {}
 
-    def run(self, planned: list[Planned]) -> None:
+    def run(self, planned: list[TrialPlan]) -> None:
         """Until all have ended. SystemExit if a signal ended them: it went to the trials, and no other was started."""
         queue, ranks, shown = list(planned), [], Text()
         for item in queue:
@@ -94,7 +94,7 @@ class Sweep:
         if signals:
             raise SystemExit(128 + signals[0])
 
-    def _start(self, planned: Planned, slot: list[str]) -> None:
+    def _start(self, planned: TrialPlan, slot: list[str]) -> None:
         trial, folder = planned.trial, self.manifest.folder / planned.trial.folder
         command, job = planned.prepare()
         log = (folder / "output.log").open("ab")

@@ -25,7 +25,7 @@ from dit.launch.collectives import confine
 from dit.launch.devices import adopt_group, check_starter, count_ranks
 from dit.launch.folder import held
 from dit.launch.group import RANK_OF, Group, this_group
-from dit.launch.handover import Signed
+from dit.launch.handover import SignedStore
 from dit.launch.job import Job
 from dit.launch.ranks import Ranks, wait
 from dit.launch.recipe import settled
@@ -82,7 +82,7 @@ class Task:
             if group is not None:
                 job = Job.of(config)
                 job.pin_time()
-                if isinstance(group.channel, Signed):
+                if isinstance(group.channel, SignedStore):
                     group.channel.publish(job.packed())
                 return self._run(config, group)
             count = self.count(config)
@@ -112,7 +112,7 @@ class Task:
                 _say_reading()
                 hydra_main()
             finally:
-                if isinstance(channel, Signed) and not channel.published:
+                if isinstance(channel, SignedStore) and not channel.published:
                     channel.publish(b"")
 
     def count(self, config: DictConfig, gpus: int | None = None) -> int:

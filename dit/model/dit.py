@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dit.model.attention import CrossAttention, SelfAttention
 from dit.model.block import FinalLayer, Modulation, Parts
+from dit.model.compiling import GRAPHS, compile_options
 from dit.model.conditioning import CONDITIONINGS, ClassTokens
 from dit.model.embed import BottleneckEmbed, LabelEmbed, TimeEmbed, patchify, unpatchify
 from dit.model.mlp import MLPS
@@ -147,17 +148,13 @@ class DiT(Network):
                 nn.init.zeros_(module.linear.weight)
         nn.init.zeros_(self.final.linear.weight)
 
-    def compile_in_place(self, backend: str) -> None:
-        """torch.compile of every block, in place: names stay, and blocks of one shape share what is compiled.
-
-        What this process compiled before is dropped, and compiles again where it is still called.
-        """
-        # PyTorch compiles one function for 8 kinds of inputs at most and then raises, also if 8 networks had one each.
+    def compile_in_place(self, backend: str, mode: str | None = None) -> None:
+        """Every block by itself, so that blocks of one shape share what is compiled; with CUDA graphs as a whole."""
+        if mode == GRAPHS:
+            return super().compile_in_place(backend, mode)
         torch.compiler.reset()
-        # On a CPU the tanh of every GELU takes half the time as exponentials.
-        options: dict[str, Any] | None = {"cpp.use_decompose_tanh": True} if backend == "inductor" else None
         for block in self.blocks:
-            block.compile(backend=backend, fullgraph=True, options=options)
+            block.compile(backend=backend, fullgraph=True, options=compile_options(backend, mode))
 
     @property
     def conditions(self) -> dict[str, Condition]:
@@ -229,12 +226,6 @@ class DiT(Network):
         values = self.final(tokens[:, -self.num_tokens :], condition.final)  # [B, N, p p C]
         native = unpatchify(values, self.patch_size, height, width)  # [B, C, H, W]
         return Output(native, found, {}) if features else native  # [B, C, H, W]
-
-
-def check_compile(backend: str | None) -> None:
-    """ValueError for what is no backend of torch.compile, and not None either."""
-    if backend is not None and backend not in (known := torch.compiler.list_backends(())):
-        raise ValueError(f"compile must be null or one of {', '.join(known)}, got {backend!r}")
 
 
 def _prepend(extra: Tensor, tokens: Tensor, rotation: Any) -> tuple[Tensor, Any]:

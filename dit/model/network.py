@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dit.checks import check_arguments, shown
+from dit.model.compiling import compile_whole
 from dit.registry import Registry
 
 ENTRY_POINTS = "ditlab.networks"
@@ -107,10 +108,15 @@ class Network(nn.Module):
     def learns_variance(self) -> bool:
         return False
 
-    def compile_in_place(self, backend: str) -> None:
-        """torch.compile with `backend`; names of weights stay. As a whole, where a subclass does not say otherwise."""
+    def compile_in_place(self, backend: str, mode: str | None = None) -> None:
+        """torch.compile with `backend` and a mode, see `check_compile`; names of weights stay. As a whole, where a
+        subclass does not say otherwise.
+
+        What this process compiled before is dropped, and compiles again where it is still called.
+        """
+        # PyTorch compiles one function for 8 kinds of inputs at most and then raises, also if 8 networks had one each.
         torch.compiler.reset()
-        self.compile(backend=backend)
+        compile_whole(self, backend, mode)
 
 
 _REGISTRY = Registry("model", '@register("...") of dit.model, where it is a subclass of Network,')

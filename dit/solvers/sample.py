@@ -40,17 +40,17 @@ class Samples:
     spec: dict[str, Any]
 
 
-class _Told(NamedTuple):
+class _Conditioning(NamedTuple):
     """What the network is told of the images: labels [B] or None, conditions [B, ...] by name."""
 
     labels: Tensor | None
     conditions: Mapping[str, Tensor]
 
 
-class _Guided:
+class _GuidedDenoiser:
     """What a solver asks during one step: the rule, the passes it needs, and how often it was asked."""
 
-    def __init__(self, rule: Guidance, passes: Passes, context: StepContext, told: _Told):
+    def __init__(self, rule: Guidance, passes: Passes, context: StepContext, told: _Conditioning):
         self._rule, self._passes, self._context, self._told, self.calls = rule, passes, context, told, 0
 
     def __call__(self, x: Tensor, t: Tensor, true_noise: Tensor | None = None, /) -> Prediction:
@@ -111,7 +111,7 @@ def sample(
     x = state if noise is None else noise
     assert x is not None, "_check_start"
     _check_labels(denoiser, labels, len(x))
-    told = _Told(labels, conditions or {})
+    told = _Conditioning(labels, conditions or {})
     check_conditions(denoiser, told.conditions, len(x))
     for network in networks.values():
         _check_kind(network, grid)
@@ -169,7 +169,7 @@ def sample(
     carried = solver.init(noise, grid)
     for index, (t, t_next) in enumerate(pairwise(grid)):
         context = context_of(index, x, carried.true_noise)
-        predict = _Guided(guidance, passes, context, told)
+        predict = _GuidedDenoiser(guidance, passes, context, told)
         x, carried = solver.step(predict, path, x, t, t_next, carried, step_noise or _no_noise)
         evaluations += predict.calls
         x = _inpainted(x, path, t_next, known, mask, carried.true_noise)

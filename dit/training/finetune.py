@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from dit.checkpoint import Loaded, same_codec
+from dit.checkpoint import Model, same_codec
 from dit.model import Network
 
 
-def start_from(network: Network, loaded: Loaded, facts: dict[str, Any]) -> str:
+def start_from(network: Network, loaded: Model, facts: dict[str, Any]) -> str:
     """Copies the weights of `loaded` into `network`, for pictures of which `facts` tells, and says what it did.
 
     Where the classes differ, by number or by name, or those of an imported network have no names, the label table keeps

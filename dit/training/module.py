@@ -22,7 +22,7 @@ from dit.model.adapters import Adapter
 from dit.objectives import Denoising, Loss, Losses, Objective
 from dit.training.draws import normals, uniforms
 from dit.training.ema import Averages
-from dit.training.nonfinite import Drawn, NonFinite, Stop
+from dit.training.nonfinite import BatchRecord, NonFinite, Stop
 from dit.training.optimizer import parameter_groups
 from dit.training.restored import check_optimizer, check_weights
 from dit.training.resume import align, shared
@@ -60,11 +60,11 @@ class DiTModule(LightningModule):
     loss: how predictions are compared, or an objective that owns the forward pass. dropout: share of pictures of which
     the network is not told the class ("class"), or a condition, by name. adapter: changes the network first.
 
-    optimizer: groups of parameters -> Optimizer; scheduler: Optimizer -> LRScheduler, stepped every optimiser step.
+    optimizer: groups of parameters -> Optimizer; lr_schedule: Optimizer -> LRScheduler, stepped every optimiser step.
     facts: what the checkpoint tells about the pictures; pictures: how to open them again; config: the run's
     configuration, for people to read; all in plain containers. seed: what is drawn for a picture is a function of
-    (seed, its number in the run), whatever process it falls to. compile: a torch.compile backend for the blocks, or
-    None. on_nonfinite: what to do where a loss or a gradient is no number.
+    (seed, its number in the run), whatever process it falls to. compile: a torch.compile backend, or None;
+    compile_mode: see `check_compile`. on_nonfinite: what to do where a loss or a gradient is no number.
     """
 
     def __init__(
@@ -75,13 +75,14 @@ class DiTModule(LightningModule):
         times: TimeDistribution,
         loss: Loss | Objective,
         optimizer: Callable[[list[dict[str, Any]]], Optimizer],
-        scheduler: Callable[[Optimizer], LRScheduler],
+        lr_schedule: Callable[[Optimizer], LRScheduler],
         ema: Averages,
         facts: dict[str, Any],
         pictures: dict[str, Any] | None = None,
         config: dict[str, Any] | None = None,
         seed: int = 0,
         compile: str | None = None,
+        compile_mode: str | None = None,
         validation: LevelLoss | None = None,
         on_nonfinite: NonFinite | None = None,
         sigma_data: float = 1.0,
@@ -93,7 +94,7 @@ class DiTModule(LightningModule):
             adapter.apply(network)
         _check_fit(network, facts, loss)
         _check_dropout(dropout, facts["conditions"])
-        check_compile(compile)
+        check_compile(compile, compile_mode)
         self.network = network
         self.metadata = Metadata(
             network=network.spec,
@@ -115,13 +116,14 @@ class DiTModule(LightningModule):
             learned_variance=loss.learns_variance,
             optional=self.metadata.optional(network),
         )
-        self.times, self.loss, self.ema, self.seed, self.compile_backend = times, loss, ema, seed, compile
+        self.times, self.loss, self.ema, self.seed = times, loss, ema, seed
+        self.compile_backend, self.compile_mode = compile, compile_mode
         self.level_loss = validation or LevelLoss()
         self.level_loss.check(path)
         times.check(path)
-        self._optimizer, self._scheduler = optimizer, scheduler
+        self._optimizer, self._lr_schedule = optimizer, lr_schedule
         self._on_nonfinite = on_nonfinite or Stop()
-        self.drawn: list[Drawn] = []  # by this process for the optimiser step being made
+        self.drawn: list[BatchRecord] = []  # by this process for the optimiser step being made
         self.gradient_norm: Tensor | None = None  # of the last optimiser step, before clipping
         self.rollbacks = 0  # in this run
         self.validation_loss: float | None = None  # the last one
@@ -137,7 +139,7 @@ class DiTModule(LightningModule):
         if isinstance(self.trainer.strategy, FSDPStrategy):
             raise ValueError("trainer.strategy=fsdp is PyTorch's first FSDP, which renames weights; use trainer=fsdp")
         if self.compile_backend is not None:
-            self.network.compile_in_place(self.compile_backend)
+            self.network.compile_in_place(self.compile_backend, self.compile_mode)
 
     def configure_model(self) -> None:
         strategy = self.trainer.strategy
@@ -148,7 +150,7 @@ class DiTModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self._optimizer(parameter_groups(self))  # the network's, and those a loss may have
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._scheduler(optimizer), "interval": "step"}}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._lr_schedule(optimizer), "interval": "step"}}
 
     def configure_gradient_clipping(
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
@@ -173,7 +175,7 @@ class DiTModule(LightningModule):
         drawn = self.draw(numbers, batch_size, pictures.images)
         _seed(step_seed(self.seed, self.global_rank, self.trainer.fit_loop.total_batch_idx), pictures.images.device)
         losses = self.losses(pictures.images, pictures.labels, drawn, pictures.conditions)
-        self._remember(Drawn(pictures.index, pictures.labels, drawn.t, losses.per_sample.detach()))
+        self._remember(BatchRecord(pictures.index, pictures.labels, drawn.t, losses.per_sample.detach()))
         loss = losses.per_sample.mean()
         self.log("train/loss", loss, sync_dist=True)  # of all processes
         for name, part in losses.parts.items():
@@ -189,7 +191,7 @@ class DiTModule(LightningModule):
         numbers = first + torch.arange(len(images), device=images.device)  # [B]
         return numbers, of_all * self.trainer.accumulate_grad_batches
 
-    def _remember(self, drawn: Drawn) -> None:
+    def _remember(self, drawn: BatchRecord) -> None:
         if self.trainer.fit_loop.total_batch_idx % self.trainer.accumulate_grad_batches == 0:
             self.drawn = []
         self.drawn.append(drawn)

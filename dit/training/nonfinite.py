@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _COLUMNS = ("rank", "picture", "label", "t", "log_snr", "loss")
 
 
-class Drawn(NamedTuple):
+class BatchRecord(NamedTuple):
     """What one process made of a micro-batch, each [B]: pictures by their number, labels, times, and their losses."""
 
     index: Tensor
@@ -32,7 +32,7 @@ class Drawn(NamedTuple):
 class NonFinite(ABC):
     """Writes the batch to nonfinite/step_*.csv in the run folder, a row a picture, then does as the subclass says."""
 
-    def meet(self, module: DiTModule, batch: list[Drawn]) -> None:
+    def meet(self, module: DiTModule, batch: list[BatchRecord]) -> None:
         """Called by all processes with their parts of the batch of an optimiser step, which is not to be made."""
         rows = _gathered(module, batch)
         file = Path(module.trainer.default_root_dir) / "nonfinite" / f"step_{module.global_step:07d}.csv"
@@ -94,7 +94,7 @@ def _good(file: Path) -> dict[str, Any]:
     return contents
 
 
-def _gathered(module: DiTModule, batch: list[Drawn]) -> Tensor:
+def _gathered(module: DiTModule, batch: list[BatchRecord]) -> Tensor:
     """float64 [N, columns], of all processes; N is the global batch size."""
     index, labels, t, losses = (torch.cat(parts) for parts in zip(*batch, strict=True))
     level = module.denoiser.path.log_snr(t)

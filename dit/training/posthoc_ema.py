@@ -1,6 +1,6 @@
 """Averages of other lengths, after training: `python -m dit.training.posthoc_ema run=DIR length=0.05`.
 
-run=DIR      the folder of a run with averages=power; alone, its snapshots are listed
+run=DIR      the folder of a run with ema=power; alone, its snapshots are listed
 length=0.05  standard deviation of the average's weights, as a share of the run up to `step`
 step=N       the last snapshot's if left out
 out=FILE     the .safetensors file to write; DIR/ema_LENGTH_step_N.safetensors if left out

@@ -45,7 +45,9 @@ class Preview(Callback):
         except ValueError as error:
             _log.warning(f"previews are made without guidance: {error}")
             self.sampler = replace(self.sampler, guidance=CFG(scale=1))
-        self._show(trainer, pl_module)
+        # What is compiled first is compiled for its shape alone, and that should be the training step's.
+        with torch.compiler.set_stance("force_eager"):
+            self._show(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: DiTModule, *args: Any) -> None:  # type: ignore[override]
         if trainer.global_step % self.every_n_steps == 0 or trainer.global_step == trainer.max_steps:

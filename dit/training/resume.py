@@ -13,7 +13,7 @@ from dit.checkpoint import LAST, PREVIOUS, check_resume, read
 from dit.checks import printable
 
 # What makes a run this one rather than another; pictures and weights are compared when a checkpoint is loaded.
-_SAME = ("seed", "model", "diffusion", "times", "loss", "optimizer", "scheduler", "ema", "dropout", "adapter")
+_SAME = ("seed", "model", "diffusion", "times", "loss", "optimizer", "lr_schedule", "ema", "dropout", "adapter")
 _FREE = ("model.attention", "model.activation_checkpointing")  # another way to the same numbers
 
 

@@ -16,7 +16,7 @@ _COOLDOWNS: dict[str, Callable[[float], float]] = {"linear": lambda x: 1 - x, "s
 
 def constant(optimizer: Optimizer, warmup: int = 0) -> LambdaLR:
     """Linear rise over `warmup` steps, then constant. Raises ValueError for a negative warmup."""
-    check_whole("scheduler.warmup", warmup, least=0)
+    check_whole("lr_schedule.warmup", warmup, least=0)
     return LambdaLR(optimizer, lambda step: _rise(step, warmup))
 
 
@@ -25,10 +25,10 @@ def cosine(optimizer: Optimizer, total: int, warmup: int = 0, final: float = 0.0
 
     Raises ValueError for a negative warmup, one that is not over before `total`, and a `final` outside of [0, 1].
     """
-    check_whole("scheduler.warmup", warmup, least=0)
-    check_number("scheduler.final", final, least=0, most=1)
+    check_whole("lr_schedule.warmup", warmup, least=0)
+    check_number("lr_schedule.final", final, least=0, most=1)
     if total <= warmup:
-        raise ValueError(f"scheduler.total must exceed scheduler.warmup={warmup}, got {total} (trainer.max_steps)")
+        raise ValueError(f"lr_schedule.total must exceed lr_schedule.warmup={warmup}, got {total} (trainer.max_steps)")
 
     def factor(step: int) -> float:
         progress = min(max(step - warmup, 0) / (total - warmup), 1.0)
@@ -48,12 +48,12 @@ def wsd(
     not fit into `total`.
     """
     cooldown = max(1, total // 5) if cooldown is None else cooldown
-    check_whole("scheduler.warmup", warmup, least=0)
+    check_whole("lr_schedule.warmup", warmup, least=0)
     if shape not in _COOLDOWNS:
-        raise ValueError(f"scheduler.shape must be one of {', '.join(_COOLDOWNS)}, got {shape!r}")
+        raise ValueError(f"lr_schedule.shape must be one of {', '.join(_COOLDOWNS)}, got {shape!r}")
     if cooldown < 1 or warmup + cooldown > total:
         raise ValueError(
-            f"scheduler.cooldown must be at least 1 and fit with scheduler.warmup={warmup} into {total} steps "
+            f"lr_schedule.cooldown must be at least 1 and fit with lr_schedule.warmup={warmup} into {total} steps "
             f"(trainer.max_steps), got {cooldown}"
         )
 

@@ -10,7 +10,7 @@ import torch
 from lightning import Callback, Trainer
 from torch.distributed.tensor import DTensor
 
-from dit.checkpoint import Metadata, Stored, list_snapshots, write_snapshot
+from dit.checkpoint import Metadata, StoredMetadata, list_snapshots, write_snapshot
 from dit.checks import check_whole
 from dit.training.ema import PowerEma
 from dit.training.module import DiTModule
@@ -37,7 +37,7 @@ class SaveSnapshots(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: DiTModule) -> None:  # type: ignore[override]
         if not isinstance(pl_module.ema, PowerEma):
-            raise ValueError("callbacks.snapshots needs averages=power: averages of constant decays make up no others")
+            raise ValueError("callbacks.snapshots needs ema=power: averages of constant decays make up no others")
         self._later = [s for s in list_snapshots(self.folder) if s.step > pl_module.ema.steps]
         mine = Metadata.from_dict(json.loads(json.dumps(pl_module.metadata.to_dict())))
         if pl_module.ema.steps == 0 and any(_other_run(s.stored.metadata, mine) for s in self._later):
@@ -78,7 +78,7 @@ class SaveSnapshots(Callback):
             weights = {key: weight.detach().float() for key, weight in pl_module.network.named_parameters()} | average
             whole = {key: t.full_tensor() if isinstance(t, DTensor) else t for key, t in weights.items()}
             if trainer.is_global_zero:
-                stored = Stored(pl_module.metadata, f"ema {name}", trainer.global_step)
+                stored = StoredMetadata(pl_module.metadata, f"ema {name}", trainer.global_step)
                 write_snapshot(self.folder, whole, stored, self.dtype)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dit.checkpoint import export_safetensors, import_checkpoint, import_loaded, load
-from dit.checkpoint.shapes import Told, arguments_of
+from dit.checkpoint.shapes import Hints, arguments_of
 from dit.diffusion import DiscreteVP
 from dit.solvers import Euler, make_grid, sample
 from tests.checkpoint.foreign import JIT, LABELS, MODERN, W, X, forward, saved, weights
@@ -220,7 +220,7 @@ def test_heads_from_tables_of_rotation_and_of_lightningdit_s_widths(tmp_path):
         shapes |= {"y_embedder.embedding_table.weight": (6, width), "final_layer.linear.weight": (4, width)}
         tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
         axes = {"modern": True, "qk_norm": True, "position": None}
-        assert arguments_of(tmp_path, "LightningDiT", tensors, Told(), **axes)[0]["num_heads"] == heads
+        assert arguments_of(tmp_path, "LightningDiT", tensors, Hints(), **axes)[0]["num_heads"] == heads
 
 
 @pytest.mark.parametrize(

@@ -15,14 +15,14 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from data import Pictures
-from dit.checkpoint import Loaded
+from dit.checkpoint import Model
 from dit.diffusion import DiscreteVP, GaussianPath, TimeDistribution
-from dit.evaluation import Dino, Inception
+from dit.evaluate import OnlineMetrics
+from dit.metrics import Dino, Inception
 from dit.model import DiT
 from dit.model.adapters import Adapter
 from dit.objectives import Loss
 from dit.resolvers import register_resolvers
-from dit.scoring import OnlineScore
 from dit.solvers import Guidance, Sampler, Solver, make_grid
 from dit.solvers.sample import describe
 from dit.training import Averages, FullySharded, LevelLoss
@@ -92,12 +92,12 @@ def test_every_file_of_every_group_composes_and_builds(group, name, tree, made, 
             assert config.model.learn_variance is loss.learns_variance
         case "optimizer":
             assert isinstance(instantiate(config.optimizer)(parameters), torch.optim.Optimizer)
-        case "scheduler":
+        case "lr_schedule":
             optimizer = torch.optim.SGD(parameters, lr=1.0)
-            assert instantiate(config.scheduler)(optimizer).get_last_lr()[0] > 0
+            assert instantiate(config.lr_schedule)(optimizer).get_last_lr()[0] > 0
         case "trainer":
             assert instantiate(config.trainer, logger=False).max_steps == config.trainer.max_steps
-        case "averages":
+        case "ema":
             assert isinstance(instantiate(config.ema), Averages)
             assert ("snapshots" in instantiate(config.callbacks)) is (name == "power")
         case "callbacks":
@@ -123,8 +123,8 @@ def test_every_file_of_every_group_composes_and_builds(group, name, tree, made, 
             assert isinstance(instantiate(config.validation), LevelLoss)
         case "features":
             assert name == "classifier" or get_class(config.features._target_) in (Dino, Inception)
-        case "score":
-            assert isinstance(instantiate(config.callbacks)["score"], OnlineScore)
+        case "metrics":
+            assert isinstance(instantiate(config.callbacks)["metrics"], OnlineMetrics)
         case "on_nonfinite":
             assert type(instantiate(config.on_nonfinite)).__name__.lower() == name
         case "adapter":
@@ -223,14 +223,14 @@ def test_seed_zero_reaches_everything():
 
 def test_labels_are_chosen_by_number_or_name():
     network = DiT(4, 1, 3, 2, 8, 1, 2)
-    loaded = Loaded(network, None, replace(METADATA, class_names=["ant", "bee", "cat"]), "raw", 0)  # type: ignore[arg-type]
+    loaded = Model(network, None, replace(METADATA, class_names=["ant", "bee", "cat"]), "raw", 0)  # type: ignore[arg-type]
     assert loaded.labels(None, 2) == [0, 0, 1, 1, 2, 2]
     assert loaded.labels([2, "ant"], 1) == [2, 0]
     for bad in (3, -1, "dog", 1.5, True):
         with pytest.raises(ValueError, match=rf"classes must be labels 0 to 2 or names of ant, bee, cat; got {bad!r}"):
             loaded.labels([bad], 1)
     assert loaded.labels("cat", 1) == loaded.labels(2, 1) == [2]
-    ambiguous = Loaded(network, None, replace(METADATA, class_names=["1", "2", "x"]), "raw", 0)  # type: ignore[arg-type]
+    ambiguous = Model(network, None, replace(METADATA, class_names=["1", "2", "x"]), "raw", 0)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"classes=1 is both label 1 \(class 2\) and the name of class 0"):
         ambiguous.labels([1], 1)
     assert ambiguous.labels(["1", 0, "x"], 1) == [0, 0, 2]

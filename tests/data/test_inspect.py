@@ -17,7 +17,7 @@ from rich.console import Console
 
 from data import Digits, Folder
 from data.inspect import contact_sheet, examine
-from data.inspect.measure import Measured, leaks, twins
+from data.inspect.measure import PictureStatistics, leaks, twins
 from data.inspect.printed import show
 from data.latents.manifest import Manifest
 from data.order import EndlessOrder
@@ -118,10 +118,10 @@ def test_pictures_of_both_splits_and_twins_are_found_whatever_their_file(tree): 
 
 
 def test_twins_and_leaks_of_given_prints():
-    train = Measured(index=[0, 1, 2, 5, 7], prints=[9, 2**64 - 1, 9, 9, 2**64 - 1])
+    train = PictureStatistics(index=[0, 1, 2, 5, 7], prints=[9, 2**64 - 1, 9, 9, 2**64 - 1])
     same = twins(train, torch.tensor([0, 1, 0, 0, 0, 0, 0, 0]))
     assert same == {"surplus": 3, "groups": 2, "groups_of_several_classes": 1, "examples": [[1, 7], [0, 2, 5]]}
-    assert leaks(train, Measured(index=[3, 4], prints=[8, 9])) == [(4, 0)]
+    assert leaks(train, PictureStatistics(index=[3, 4], prints=[8, 9])) == [(4, 0)]
 
 
 def test_unreadable_files_are_listed_and_refused_as_training_would(tree):  # noqa: F811

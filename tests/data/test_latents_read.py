@@ -15,7 +15,7 @@ from PIL import Image
 
 from data.latents.manifest import Manifest
 from data.order import EndlessOrder, Pick
-from dit.checkpoint import Loaded, load
+from dit.checkpoint import Model, load
 from dit.codec import LatentCodec, codec_from_spec
 from dit.solvers import Sampler
 from dit.training import Preview, SaveCheckpoint, start_from
@@ -181,7 +181,7 @@ def test_an_imported_network_is_fine_tuned_on_a_cache_of_the_same_scale(made, tm
     """What others trained knows its scale, not which autoencoder's latents it saw."""
     data, model = tiny(made)
     metadata = replace(model.metadata, codec={"name": "Latents", "scale": 0.5})
-    theirs = Loaded(model.network, model.denoiser, metadata, "as given", 0)
+    theirs = Model(model.network, model.denoiser, metadata, "as given", 0)
     fresh = tiny(made)[1].network
     assert "every weight" in start_from(fresh, theirs, data.facts)
     for other in ({"scale": 0.18215}, {"scale": 0.5, "shift": 0.1}, {"scale": 0.5, "vae_hash": "0" * 32}):

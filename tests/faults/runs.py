@@ -20,7 +20,7 @@ LIMIT = 60.0  # seconds; nothing may stand still for longer
 STEPS = 400
 SETTINGS: dict[str, object] = {
     "experiment": "digits",
-    "averages": "power",
+    "ema": "power",
     "trainer": "cpu",
     "model.hidden_size": 16,
     "model.depth": 1,
@@ -31,7 +31,7 @@ SETTINGS: dict[str, object] = {
     "trainer.log_every_n_steps": 5,
     "validate_every": 50,
     "steps": 2,
-    "scheduler.warmup": 5,
+    "lr_schedule.warmup": 5,
     "callbacks.preview.every_n_steps": 100,
     "callbacks.snapshots.every_n_steps": 100,
     "callbacks.checkpoint.every_n_steps": 10,

@@ -16,17 +16,17 @@ from data import pictures_from_spec
 from data.files import read_picture
 from data.latents.manifest import Manifest
 from data.order import Pick
-from dit.checkpoint import Loaded, Stored, import_loaded, load, reconstruct, write_snapshot
+from dit.checkpoint import Model, StoredMetadata, import_loaded, load, reconstruct, write_snapshot
 from dit.checkpoint.exporting import export_diffusers, export_safetensors
-from dit.evaluation import Classifier, Features, NpzImages, Reference
-from dit.evaluation.classifier import SmallConvNet
-from dit.evaluation.moments import Gaussian
-from dit.evaluation.report.read import read_sweep
 from dit.files import read_json, write_json
+from dit.metrics import Classifier, Features, NpzImages, Reference
+from dit.metrics.classifier import SmallConvNet
+from dit.metrics.moments import Gaussian
+from dit.report.read import read_sweep
 from tests.checkpoint.foreign import W
 from tests.checkpoint.ours import METADATA, checkpoint
 from tests.data.caches import cache, latents, save_vae
-from tests.evaluation.sweeps import hydra, metrics, preview
+from tests.metrics.sweeps import hydra, metrics, preview
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def fingerprint(value: Any) -> str:
     return content.hexdigest()
 
 
-def _of(loaded: Loaded) -> Any:
+def _of(loaded: Model) -> Any:
     if loaded.metadata.codec.get("name") != "Latents":  # whose autoencoder is not here
         loaded.codec()
     if loaded.metadata.pictures:
@@ -88,7 +88,9 @@ def _snapshots(folder: Path) -> list[Path]:
     for step in (10, 20, 30):
         for length in (0.05, 0.1):
             weights = {"a": torch.randn(64, 8), "b": torch.randn(32)}
-            write_snapshot(folder / "ema", weights, Stored(METADATA, f"ema length {length}", step), torch.float32)
+            write_snapshot(
+                folder / "ema", weights, StoredMetadata(METADATA, f"ema length {length}", step), torch.float32
+            )
     return sorted((folder / "ema").iterdir())
 
 

@@ -15,7 +15,7 @@ from torch.distributed import HashStore, distributed_c10d
 from dit.launch import Ranks, wait
 from dit.launch.collectives import confine, hosted_store
 from dit.launch.group import Group
-from dit.launch.handover import Inherited, Signed
+from dit.launch.handover import InheritedFile, SignedStore
 from dit.launch.job import Job
 from dit.launch.secret import job_secret, secret_port
 from tests.launch.test_launch import ENVIRONMENT, SCRIPT, alive, started, until
@@ -122,7 +122,7 @@ def handed_over(sender, receiver):
 
 def two(store, secrets=(b"secret", b"secret"), **replaced):
     store.set_timeout(timedelta(seconds=20))
-    return Signed(store, secrets[0], 0, 2), Signed(Tampered(store, **replaced), secrets[1], 1, 2)
+    return SignedStore(store, secrets[0], 0, 2), SignedStore(Tampered(store, **replaced), secrets[1], 1, 2)
 
 
 def test_a_signed_job_is_received():
@@ -157,7 +157,7 @@ def test_a_rank_leaves_if_there_is_no_job():
 
 def test_the_first_rank_to_fail_is_kept():
     """By an inherited file, and what the job returned beside it."""
-    inherited = Inherited.of(b"[1]")
+    inherited = InheritedFile.of(b"[1]")
     assert inherited.said() == {}
     assert [inherited.first_to_fail(text) for text in ("line\nbreak \udc80", "later")] == [True, False]
     inherited.finish([1, float("inf")])

@@ -153,11 +153,11 @@ def test_a_killed_rank_is_reported(tmp_path, capfd):
 
 FOLLOWING = """
 import os, signal, time
-from dit.launch.handover import Inherited
+from dit.launch.handover import InheritedFile
 if os.environ["RANK"] == "1":
     time.sleep(0.5)
     os.kill(os.getpid(), signal.SIGKILL)
-Inherited(int(os.environ["DITLAB_JOB_DESCRIPTOR"])).first_to_fail("the other side is gone")
+InheritedFile(int(os.environ["DITLAB_JOB_DESCRIPTOR"])).first_to_fail("the other side is gone")
 raise SystemExit(1)
 """
 

@@ -56,17 +56,17 @@ def test_the_long_way_to_a_scale_still_leads_there():
 
 
 def test_without_a_recipe_and_another_rule_nothing_is_changed():
-    for overrides in (["experiment=cifar10"], ["scheduler=constant"], ["experiment=digits", "seed=3"]):
+    for overrides in (["experiment=cifar10"], ["lr_schedule=constant"], ["experiment=digits", "seed=3"]):
         config, mine = job(*overrides)
         assert OmegaConf.to_container(mine) == {k: v for k, v in OmegaConf.to_container(config).items() if k != "hydra"}
 
 
 def test_averages_of_another_kind_lose_a_recipes_decays():
-    _, mine = job("experiment=cifar10_schedules", "averages=power")
+    _, mine = job("experiment=cifar10_schedules", "ema=power")
     assert "decays" not in mine.ema
     assert mine.ema.lengths == [0.05, 0.1]
     assert mine.callbacks.snapshots.every_n_steps == 1000
-    _, mine = job("experiment=cifar10_schedules", "averages=power", "ema.lengths=[0.2]")
+    _, mine = job("experiment=cifar10_schedules", "ema=power", "ema.lengths=[0.2]")
     assert mine.ema.lengths == [0.2]
 
 

@@ -11,7 +11,7 @@ import torch
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from dit.launch import Manifest, Planned, Slots, Sweep, Task, Trial
+from dit.launch import Manifest, Slots, Sweep, Task, Trial, TrialPlan
 from hydra_plugins.ditlab import SlotLauncher
 from tests.launch.test_launch import ENVIRONMENT, ROOT, SCRIPT, alive, check_two_ranks, run, runs, until
 
@@ -180,7 +180,7 @@ def test_gpus_are_handed_out_and_given_back(tmp_path, monkeypatch):
         trials = [manifest.add(Trial(k, [f"a={k}"], "digest", str(k))) for k in range(3)]
         sizes = [2, 1, 3]
         planned = [
-            Planned(trial, size, 1, script(tmp_path / trial.folder, code))
+            TrialPlan(trial, size, 1, script(tmp_path / trial.folder, code))
             for trial, size in zip(trials, sizes, strict=True)
         ]
         Sweep(manifest, slots, Console(quiet=True)).run(planned)

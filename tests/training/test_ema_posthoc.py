@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import dit.tensors
-from dit.checkpoint import Stored, list_snapshots, load, reconstruct, write_snapshot
+from dit.checkpoint import StoredMetadata, list_snapshots, load, reconstruct, write_snapshot
 from dit.checkpoint.stored import read_safetensors
 from dit.tensors import TensorFile
 from dit.training import Ema, PowerEma, SaveCheckpoint, SaveSnapshots
@@ -26,7 +26,7 @@ TRACKED, OTHERS = [0.05, 0.1], [0.03, 0.07, 0.15, 0.2]
 def fit(folder, steps, every, lengths=TRACKED, resume=None, accumulate=1, save=1000, dtype="float32", note=None):
     """A run in `folder` with snapshots and checkpoints, as train.py lays them out."""
     data = digits()
-    model = module(data, ema=PowerEma(lengths), scheduler=partial(constant, warmup=3))
+    model = module(data, ema=PowerEma(lengths), lr_schedule=partial(constant, warmup=3))
     model.metadata = replace(model.metadata, config={"note": note})
     callbacks = [
         SaveSnapshots(str(folder / "ema"), every, dtype),
@@ -96,7 +96,7 @@ def test_float16_costs_a_rounding_of_the_weights(ran, tmp_path):
 
 
 def test_a_value_beyond_float16_stays(tmp_path):
-    stored = Stored(METADATA, "ema length 0.05", 1)
+    stored = StoredMetadata(METADATA, "ema length 0.05", 1)
     write_snapshot(tmp_path / "ema", {"a": torch.tensor([1e5, 1.0]), "b": torch.ones(2)}, stored, torch.float16)
     assert {k: v.tolist() for k, v in reconstruct(tmp_path, 0.05).state().items()} == {"a": [1e5, 1.0], "b": [1.0, 1.0]}
 
@@ -166,7 +166,7 @@ def test_snapshots_of_steps_made_again_are_removed_and_missing_ones_written(tmp_
         shutil.copy(folder / "step_0000002_length_0.05.safetensors", tmp_path / "copy")
         (folder / f"{name}.safetensors").unlink(missing_ok=True)
     metadata = list_snapshots(folder)[0].stored.metadata
-    write_snapshot(folder, {"x": torch.ones(1)}, Stored(metadata, "ema length 0.1", 9), torch.float16)
+    write_snapshot(folder, {"x": torch.ones(1)}, StoredMetadata(metadata, "ema length 0.1", 9), torch.float16)
     (folder / ".step_0000008_length_0.1.safetensors.77.tmp").write_bytes(b"half")  # in the middle of writing one
     fit(tmp_path, 6, every=2, resume=tmp_path / "checkpoints/last.ckpt")
     after = contents(folder)
@@ -186,7 +186,7 @@ def test_snapshots_of_another_run_are_not_touched(tmp_path):
 
 
 def test_a_failed_write_leaves_the_old_snapshot(tmp_path, monkeypatch):
-    stored = Stored(METADATA, "ema length 0.05", 1)
+    stored = StoredMetadata(METADATA, "ema length 0.05", 1)
     write_snapshot(tmp_path, {"a": torch.ones(2)}, stored, torch.float32)
     before = contents(tmp_path)
 
@@ -216,9 +216,7 @@ def test_the_callback_refuses_what_it_cannot_do(tmp_path):
     with pytest.raises(ValueError, match=r"callbacks\.snapshots\.dtype must be float16 or float32, got 'int8'"):
         SaveSnapshots(str(tmp_path), 1, "int8")
     data = digits()
-    with pytest.raises(
-        ValueError, match=r"callbacks\.snapshots needs averages=power: averages of constant decays make"
-    ):
+    with pytest.raises(ValueError, match=r"callbacks\.snapshots needs ema=power: averages of constant decays make"):
         trainer(tmp_path, 1, [SaveSnapshots(str(tmp_path), 1)]).fit(module(data, ema=Ema([0.9])), data)
 
 
@@ -244,7 +242,7 @@ def test_the_command_writes_what_loads(ran, tracked, tmp_path, capsys):
 
 
 def test_a_checkpoint_in_its_run_folder_has_every_length(ran, tmp_path):
-    """What sample.py and evaluate.py load by ema=0.07; ema=0.05 is tracked, however it is written."""
+    """What sample.py and evaluate.py load by weights=0.07; 0.05 is tracked, however it is written."""
     last = ran / "checkpoints/last.ckpt"
     loaded = load(last, 0.07)
     assert (loaded.weights, loaded.step) == ("ema length 0.07", 100)
@@ -258,9 +256,7 @@ def test_a_checkpoint_in_its_run_folder_has_every_length(ran, tmp_path):
     with pytest.raises(ValueError, match=r"weights must be ema, raw or one of length 0\.05, length 0\.1, got 'x'"):
         load(last, "x")
     shutil.copy(last, tmp_path / "alone.ckpt")
-    with pytest.raises(
-        ValueError, match=r"weights=0\.07 needs snapshots in .*; training with averages=power writes them"
-    ):
+    with pytest.raises(ValueError, match=r"weights=0\.07 needs snapshots in .*; training with ema=power writes them"):
         load(tmp_path / "alone.ckpt", 0.07)
 
 
@@ -273,7 +269,7 @@ def test_a_checkpoint_in_its_run_folder_has_every_length(ran, tmp_path):
         (["run={ran}", "size=2"], "settings are run=, length=, step=, out= once each, got size=2"),
         (["length=0.07"], "give run=DIR length=0.05, or run=DIR alone to list its snapshots"),
         (["run={ran}", "step=10"], "give run=DIR length=0.05, or run=DIR alone to list its snapshots"),
-        (["run=nowhere", "length=0.07"], "length=0.07 needs snapshots in nowhere/ema; training with averages=power"),
+        (["run=nowhere", "length=0.07"], "length=0.07 needs snapshots in nowhere/ema; training with ema=power"),
         (["run={ran}", "length=0.07", "out={ran}/a.pt"], "must end in .safetensors"),
         (["run={ran}", "length=0.07", "out={ran}/ema/step_0000005_length_0.1.safetensors"], "is there already"),
     ],
@@ -292,7 +288,7 @@ def test_mistakes_at_the_command_are_one_sentence(ran, given, sentence, capsys):
 @pytest.mark.parametrize("name", ["sample", "evaluate"])
 def test_scripts_take_a_length_by_ema(name):
     """A group of that name would make Hydra look for a file."""
-    given = {"": "ema", "ema=0.07": 0.07, "ema=raw": "raw", "weights=raw": "raw", "weights=0.999": 0.999}
+    given = {"": "ema", "weights=0.07": 0.07, "weights=raw": "raw", "weights=0.999": 0.999}
     for override, weights in given.items():
         assert composed(*[override] * bool(override), "checkpoint=x", name=name).weights == weights
 
@@ -301,14 +297,14 @@ def test_scripts_take_a_length_by_ema(name):
 def test_a_run_with_snapshots_is_sampled_and_scored_at_any_length(tmp_path):
     run = tmp_path / "run"
     script(
-        "train.py", "experiment=digits", "debug=fast", "averages=power", "trainer.max_steps=12",
+        "train.py", "experiment=digits", "debug=fast", "ema=power", "trainer.max_steps=12",
         "callbacks.snapshots.every_n_steps=1", f"hydra.run.dir={run}",
     )  # fmt: skip
     assert len(list_snapshots(run / "ema")) == 24
     last = f"checkpoint={run}/checkpoints/last.ckpt"
-    script("sample.py", last, "ema=0.07", "steps=1", "per_class=1", f"out={tmp_path}/pictures")
+    script("sample.py", last, "weights=0.07", "steps=1", "per_class=1", f"out={tmp_path}/pictures")
     assert '"weights": "ema length 0.07"' in (tmp_path / "pictures/samples.json").read_text()
-    assert "ema length 0.15" in script("evaluate.py", last, "ema=0.15", "images=20", "steps=1", f"cache={tmp_path}")
-    said = script("sample.py", last, "ema=0.001", f"out={tmp_path}/none", ok=False)
+    assert "ema length 0.15" in script("evaluate.py", last, "weights=0.15", "images=20", "steps=1", f"cache={tmp_path}")
+    said = script("sample.py", last, "weights=0.001", f"out={tmp_path}/none", ok=False)
     assert "error: weights=0.001 at step 12 cannot be made of the 24 snapshots" in said
     assert not (tmp_path / "none").exists()

@@ -94,7 +94,7 @@ def test_a_damaged_file_never_takes_the_place_of_a_good_one(tmp_path):
     assert [read(tmp_path / name)["global_step"] for name in ("last.ckpt", "previous.ckpt")] == [6, 4]
 
 
-class Told(Callback):
+class Hints(Callback):
     """A signal comes before the first step, during the first preview, say."""
 
     def on_train_start(self, trainer, pl_module):
@@ -105,7 +105,7 @@ def test_a_signal_before_the_first_step_is_no_success(tmp_path, capsys):
     """Lightning's own handler would leave with exit code 0."""
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as stopped:
-        fit(tmp_path, 3, callbacks=[Told()])
+        fit(tmp_path, 3, callbacks=[Hints()])
     assert stopped.value.code == 128 + signal.SIGTERM
     assert "stopped by SIGTERM at step 0, before the first" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
@@ -276,7 +276,7 @@ TINY = {
     "trainer.max_steps": 600,
     "trainer.log_every_n_steps": 5,
     "validate_every": 50,
-    "scheduler.warmup": 5,
+    "lr_schedule.warmup": 5,
     "callbacks.checkpoint.every_n_steps": 20,
 }
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HYDRA_FULL_ERROR": "0"}

@@ -16,7 +16,7 @@ from dit.diffusion import LinearFlow
 from dit.objectives import MSE, LearnedUncertainty
 from dit.solvers import Sampler
 from dit.training import FullySharded, Preview, Rollback, RunLog, SaveCheckpoint, StabilityLog
-from tests.scoring.test_online import online
+from tests.evaluate.test_online import online
 from tests.training.test_stability import poisoned, rows
 from tests.training.tiny import digits, module, trainer
 

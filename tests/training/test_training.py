@@ -104,7 +104,7 @@ def test_bfloat16_training_keeps_weights_and_averages_in_float32(tmp_path):
 def test_training_overfits_one_batch(tmp_path):
     settings = {"limit_train_batches": 1}
     data = digits(16)
-    model = module(data, dropout=0.0, hidden_size=64, depth=2, patch_size=2, scheduler=constant)
+    model = module(data, dropout=0.0, hidden_size=64, depth=2, patch_size=2, lr_schedule=constant)
     seen = []
     model.log = lambda name, value, **_: seen.append(float(value.detach()))
     trainer(tmp_path, 300, **settings).fit(model, data)

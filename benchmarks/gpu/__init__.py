@@ -1,0 +1,1 @@
+"""ON A GPU: everything that is to be known there, in one command of a quarter of an hour: `make gpu`."""

@@ -1,5 +1,0 @@
-"""THE REPORT OF A SWEEP: its trials in one table and a few figures, whoever ran them."""
-
-from dit.evaluation.report.write import Report, write_report
-
-__all__ = ["Report", "write_report"]
