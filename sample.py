@@ -1,28 +1,29 @@
 """Sample a checkpoint: `python sample.py checkpoint=PATH classes=[3,7] per_class=8 guidance.scale=2 out=DIR`."""
 
-import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from dit.checkpoint import load
 from dit.checks import printable
-from dit.cli import entry, job_folder, pick_device, plain
-from dit.diffusion import Denoiser
+from dit.cli import entry, pick_device, plain
 from dit.files import given_path
-from dit.metrics import networks_named
-from dit.output import check_out, write_samples
-from dit.solvers.sample import describe
-from dit.versions import versions
 
 
-@entry("sample", {"per_class": 1, "steps": 1, "seed": 0, "batch_size": 1}, {"job_folder": job_folder})
+@entry("sample", {"per_class": 1, "steps": 1, "seed": 0, "batch_size": 1})
 def main(config: DictConfig) -> None:
     options = plain(config)
-    device = pick_device(options["device"])
     if options["format"] not in ("png", "npz"):
         raise ValueError(f"format must be png or npz, got {options['format']!r}")
-    out = given_path("out", options["out"])
-    check_out(out)
+    import torch  # here, with all that loads it: `--help` and the refusal of a typo do not wait for it
+
+    from dit.checkpoint import load
+    from dit.diffusion import Denoiser
+    from dit.metrics import networks_named
+    from dit.output import check_out, write_samples
+    from dit.solvers.sample import describe
+    from dit.versions import versions
+
+    device = pick_device(options["device"])
+    check_out(out := given_path("out", options["out"]))
     sampler = instantiate(config.sampler)
     loaded = load(options["checkpoint"], options["weights"], device)
     loaded = loaded.computing(*(options[key] for key in ("precision", "compile", "compile_mode")))
@@ -31,7 +32,6 @@ def main(config: DictConfig) -> None:
     codec = loaded.codec(*(options[key] for key in ("vae", "vae_slicing", "vae_tiling")))
     labels = loaded.labels(options["classes"], options["per_class"])
     count = len(labels) if labels is not None else options["per_class"]
-
     batches = list(sampler.batches(loaded.denoiser, labels, loaded.shape, count, device))
     images = torch.cat([codec.decode(batch.x0).cpu() for batch in batches])
     protocol = {

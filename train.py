@@ -1,25 +1,20 @@
 """Train a DiT: `python train.py experiment=digits`, any key of configs/ overridable; see README.md."""
 
-from operator import mul
-
-import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from data import RESOLVERS, pictures_spec
-from dit.checkpoint import load
 from dit.cli import adopt, entry, finishing, plain
-from dit.diffusion.prediction import check_kind
-from dit.training import DiTModule, RenamedCheckpointIO, find_start, say, start_from
 
 
-@entry(
-    "train",
-    whole={"seed": 0, "steps": 1, "validate_every": 1},
-    resolvers={**RESOLVERS, "product": mul},
-    trainer="trainer",
-)
+@entry("train", whole={"seed": 0, "steps": 1, "validate_every": 1}, trainer="trainer")
 def main(config: DictConfig) -> float | None:
+    import torch  # here, with all that loads it: `--help` and the refusal of a typo do not wait for it
+
+    from data import pictures_spec
+    from dit.checkpoint import load
+    from dit.diffusion.prediction import check_kind
+    from dit.training import DiTModule, RenamedCheckpointIO, find_start, say, start_from
+
     if config.finetune_from is not None:
         start = load(config.finetune_from, key="finetune_from")
         adopt(config, start)

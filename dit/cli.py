@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
-import torch
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from dit.checks import printable, shown
 from dit.files import write_text
 from dit.launch import Task, this_group
+from dit.resolvers import register_resolvers
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a command answers before PyTorch and Lightning are imported
+    import torch
     from lightning.pytorch.loggers import Logger, WandbLogger
 
     from dit.checkpoint import Model
@@ -31,23 +32,24 @@ if TYPE_CHECKING:
 def entry(
     config_name: str,
     whole: dict[str, int],
-    resolvers: dict[str, Callable[..., Any]] | None = None,
     configs: str = "configs",
     trainer: str | None = None,
 ) -> Callable[..., Any]:
     """`hydra.main` on the folder `configs`, as seen from the script, in which a user's mistake ends in one sentence and
     exit code 1, and a job runs in as many processes as it asks for; see `dit.launch.Task`.
 
-    whole: keys that must be whole numbers, with the least allowed. resolvers: `${name:...}` for the configs. trainer:
-    the key that says how many processes.
+    whole: keys that must be whole numbers, with the least allowed. trainer: the key that says how many processes.
+    `main` imports what needs PyTorch itself: a typo is refused and `--help` shown without.
     """
     # Lightning 2.6 calls what PyTorch 2.15 deprecates; nobody who runs a script can do anything about it.
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
     shown = warnings.formatwarning
     # A warning may name a file, whose name may hold what a terminal obeys.
     warnings.formatwarning = lambda message, *rest, **more: shown(printable(str(message)), *rest, **more)
-    for name, resolver in (resolvers or {}).items():
-        OmegaConf.register_new_resolver(name, resolver, replace=True)
+    store = ConfigStore.instance()
+    # Hydra copies its store for each group that `--help` lists, and changes none of the copies.
+    vars(store)["__deepcopy__"] = lambda memo: store
+    register_resolvers()
 
     def decorate(main: Callable[[DictConfig], Any]) -> Callable[[], None]:
         task = Task(main, whole, trainer)
@@ -55,12 +57,6 @@ def entry(
         return functools.partial(task.start, hydra_main)
 
     return decorate
-
-
-def job_folder() -> str:
-    """`${job_folder:}` of configs: `hydra.sweep.dir`, in a sweep the folder in it that Hydra makes for the job."""
-    hydra_config = HydraConfig.get()
-    return hydra_config.runtime.output_dir if hydra_config.mode == RunMode.MULTIRUN else hydra_config.sweep.dir
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
@@ -133,6 +129,8 @@ def wandb_logger(save_dir: str, **settings: Any) -> WandbLogger:
 
 def pick_device(name: str) -> torch.device:
     """`auto` is the GPU if there is one, else the CPU; other names go to torch. ValueError if it is not there."""
+    import torch
+
     if name == "auto":
         accelerator = torch.accelerator.current_accelerator(check_available=True)
         return accelerator or torch.device("cpu")
@@ -147,6 +145,8 @@ def pick_device(name: str) -> torch.device:
 def share_of(device: str) -> Share:
     """This process's place among those of its job, and its device: a GPU for each process of a machine, but for one
     that was named with its number."""
+    import torch
+
     from dit.metrics import Share
 
     group = this_group()

@@ -11,9 +11,6 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from data import RESOLVERS
-from data.inspect import contact_sheet, examine
-from data.inspect.printed import show
 from dit.checks import check_whole, harmless, printable
 from dit.cli import entry, plain
 from dit.files import given_path, replaced, write_json
@@ -22,10 +19,13 @@ from dit.files import given_path, replaced, write_json
 @entry(
     "inspect",
     whole={"seed": 0, "classes_shown": 1, "samples": 1},
-    resolvers=RESOLVERS,
     configs="../../configs",
 )
 def main(config: DictConfig) -> None:
+    # Here, because they load PyTorch: `--help` and the refusal of a typo do not wait for it.
+    from data.inspect import contact_sheet, examine
+    from data.inspect.printed import show
+
     options = plain(config)
     out, limit = given_path("out", options["out"]), options["limit"]
     if limit is not None:

@@ -4,23 +4,16 @@ srun the processes share the work. A run that was killed goes on where it stoppe
 import os
 from pathlib import Path
 
-import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from data import RESOLVERS
-from data.latents.encode import begin, encode, finish, make_plan, missing
-from data.latents.manifest import Manifest
-from data.latents.verify import verify
-from data.spec import pictures_from_spec, pictures_spec
 from dit.cli import entry, pick_device, plain
-from dit.codec import Autoencoder
 from dit.files import given_path
 from dit.launch import this_group
 
 
-@entry("latents", {"shown": 1, "batch_size": 1, "shard_size": 1}, RESOLVERS, configs="../../configs")
+@entry("latents", {"shown": 1, "batch_size": 1, "shard_size": 1}, configs="../../configs")
 def main(config: DictConfig) -> None:
     if config.verify is not None:
         check(config)
@@ -28,6 +21,12 @@ def main(config: DictConfig) -> None:
     for key, meaning in {"data": "the pictures, data=imagenet", "vae": "the autoencoder", "out": "a folder"}.items():
         if key not in config or config[key] is None:
             raise ValueError(f"{key} must be given: {meaning}")
+    import torch  # here, with all that loads it: `--help` and the refusal of a typo do not wait for it
+
+    from data import pictures_spec
+    from data.latents.encode import begin, encode, finish, make_plan, missing
+    from dit.codec import Autoencoder
+
     options = plain(config)
     group = this_group()  # of torchrun or srun
     rank, world_size = (0, 1) if group is None else (group.rank, group.size)
@@ -61,6 +60,11 @@ def main(config: DictConfig) -> None:
 
 
 def check(config: DictConfig) -> None:
+    from data import pictures_from_spec
+    from data.latents.manifest import Manifest
+    from data.latents.verify import verify
+    from dit.codec import Autoencoder
+
     options, root = plain(config), given_path("verify", config.verify)
     plan = Manifest.read(root).plan
     data = pictures_from_spec(plan.source, options["data_root"])

@@ -9,14 +9,16 @@ import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dit.checkpoint.exporting import export_diffusers, export_safetensors
-from dit.checkpoint.importing import SOURCES, import_loaded
-from dit.checkpoint.load import Model, load
+from dit.checkpoint.sources import SOURCES
 from dit.checks import printable
 from dit.files import check_out
 from dit.imports import import_modules
+from dit.lazy import say_loading
+
+if TYPE_CHECKING:
+    from dit.checkpoint import Model
 
 _WIDTH = 100  # of a table's second column
 
@@ -24,6 +26,7 @@ _WIDTH = 100  # of a table's second column
 def main(arguments: Sequence[str] | None = None) -> int:
     """0, or 1 after a mistake, which is told in one sentence."""
     said = _parser().parse_args(arguments)
+    say_loading()
     with warnings.catch_warnings(record=True, action="always") as told:
         try:
             import_modules(said.modules)
@@ -85,6 +88,8 @@ def _inspect(said: argparse.Namespace) -> None:
                 raise ValueError(f"--{name.replace('_', '-')}={getattr(said, name)} needs --source; ours say it")
         if said.setting:
             raise ValueError(f"--setting={said.setting[0]} needs --source; ours say it")
+    from dit.checkpoint import load
+
     loaded = load(said.file, said.weights) if source is None else _imported(said, source)
     rows = list(_rows(loaded))
     width = max(len(name) for name, _ in rows)
@@ -93,6 +98,8 @@ def _inspect(said: argparse.Namespace) -> None:
 
 
 def _import(said: argparse.Namespace) -> None:
+    from dit.checkpoint import export_safetensors
+
     check_out(said.out, ".safetensors")
     export_safetensors(_imported(said, said.source), said.out)
     print(said.out)
@@ -101,6 +108,8 @@ def _import(said: argparse.Namespace) -> None:
 def _export(said: argparse.Namespace) -> None:
     if said.to == "safetensors" and said.vae is not None:
         raise ValueError(f"--vae={said.vae} belongs to --to diffusers")
+    from dit.checkpoint import export_diffusers, export_safetensors, load
+
     check_out(said.out)
     loaded = load(said.file, said.weights, key="file")
     if said.to == "diffusers":
@@ -111,6 +120,8 @@ def _export(said: argparse.Namespace) -> None:
 
 
 def _imported(said: argparse.Namespace, source: str) -> Model:
+    from dit.checkpoint import import_loaded
+
     file = getattr(said, "class_names", None)
     return import_loaded(
         said.file,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dit.checkpoint.differences import check_names, check_table
 from dit.checkpoint.metadata import Metadata
-from dit.checkpoint.read import unpickled
+from dit.checkpoint.reading import unpickled
 from dit.checkpoint.stored import StoredMetadata, open_safetensors
 from dit.diffusion import DiscreteVP, GaussianPath
 from dit.model import DiT

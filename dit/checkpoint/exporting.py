@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 
 from dit.checkpoint import diffusers
-from dit.checkpoint.load import Model
+from dit.checkpoint.loading import Model
 from dit.checkpoint.stored import StoredMetadata
 from dit.files import check_out, replaced, write_json
 from dit.model import DiT

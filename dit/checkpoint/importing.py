@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from dit.checkpoint import diffusers
-from dit.checkpoint.load import AS_GIVEN, Model, build, check_weights
+from dit.checkpoint.loading import AS_GIVEN, Model, build, check_weights
 from dit.checkpoint.metadata import Metadata
 from dit.checkpoint.reference import FAMILIES, as_written, convert, read_weights
 from dit.checkpoint.settings import published_jit, read_meaning
 from dit.checkpoint.shapes import Hints
+from dit.checkpoint.sources import SOURCES
 from dit.diffusion import Denoiser, DiscreteVP, GaussianPath
 from dit.model import DiT, class_of
-
-SOURCES = (*FAMILIES, "diffusers")
 
 _SD_SCALE = 0.18215  # scaling factor of Stable Diffusion's autoencoder ...
 _OF_SD = ("dit", "sit", "repa")  # ... in whose latents these were trained

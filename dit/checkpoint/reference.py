@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from dit.checkpoint.differences import check_names, check_table
-from dit.checkpoint.load import AS_GIVEN
-from dit.checkpoint.read import unpickled
+from dit.checkpoint.loading import AS_GIVEN
+from dit.checkpoint.reading import unpickled
 from dit.checkpoint.settings import Meaning, Options, read_options
 from dit.checkpoint.shapes import Hints, arguments_of
 from dit.model import DiT

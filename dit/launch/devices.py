@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from dit.launch.group import Group
 
 
@@ -20,6 +18,8 @@ def count_ranks(trainer: Any, gpus: int | None = None) -> int:
             f"trainer.num_nodes={trainer.num_nodes} needs torchrun or srun on every node, see docs/multi_gpu.md; "
             "python train.py starts processes on this machine only"
         )
+    import torch  # here: a typo in another key is refused without
+
     devices, count = trainer.devices, torch.cuda.device_count() if gpus is None else gpus
     on_gpus = trainer.accelerator in ("gpu", "cuda") or (trainer.accelerator == "auto" and count > 0)
     if isinstance(devices, str) and devices.lstrip("-").isdigit():

@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch.distributed import PrefixStore  # type: ignore[attr-defined]
-
 from dit.launch.collectives import LOOPBACK, hosted_store, joined_store
 from dit.launch.handover import InheritedFile, SignedStore
 from dit.launch.secret import job_secret, secret_port
@@ -43,6 +41,8 @@ class Group:
         """The way that the job takes. Raises ValueError if there is no secret for it."""
         if self.handed is not None:
             return InheritedFile(self.handed)
+        from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+
         secret, (host, port) = job_secret(), self.address
         port = secret_port(secret, self.name) if port is None else port
         os.environ.update(MASTER_ADDR=host, MASTER_PORT=str(port))  # torch meets there as well

@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
-import torch
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
@@ -27,6 +26,8 @@ class Slots:
     """
 
     def __init__(self, count: int | None):
+        import torch
+
         self.gpus = 0 if count is not None else torch.cuda.device_count()
         visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
         names = (visible or [str(number) for number in range(self.gpus)])[: self.gpus]

@@ -29,6 +29,7 @@ from dit.launch.handover import SignedStore
 from dit.launch.job import Job
 from dit.launch.ranks import Ranks, wait
 from dit.launch.recipe import settled
+from dit.lazy import say_loading
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)  # no bugs of ours
 
@@ -48,6 +49,12 @@ def sentence(error: BaseException) -> str:
     if "DataLoader worker process" in message:
         message = message.splitlines()[-1].partition(": ")[2]
     return printable(" ".join(message.split()).removeprefix("ValueError raised while resolving interpolation: "))
+
+
+def _say_reading() -> None:
+    """The first word, within half a second. A shell that asks for completions gets nothing else."""
+    if not {"-sc", "--shell-completion"} & set(sys.argv[1:]):
+        sys.stderr.write("reading the configuration\n")
 
 
 class Task:
@@ -91,6 +98,7 @@ class Task:
                 if content := group.channel.receive():
                     self._run(Job.unpacked(content).enter(group.rank), group)
         elif group is None or not self.trainer:
+            _say_reading()
             hydra_main()
             if self.failed:
                 raise SystemExit(1)
@@ -101,6 +109,7 @@ class Task:
                 if {"-m", "--multirun"} & set(sys.argv[1:]):
                     sys.stderr.write(f"error: a sweep starts its own processes: run it without {group.starter}\n")
                     raise SystemExit(1)
+                _say_reading()
                 hydra_main()
             finally:
                 if isinstance(channel, SignedStore) and not channel.published:
@@ -130,8 +139,8 @@ class Task:
         raise SystemExit(code)
 
     def _run(self, config: DictConfig, group: Group) -> Any:
-        self._check(config)
         confine(group.nodes)
+        self._check(config)
         if self.trainer:
             adopt_group(config[self.trainer], group)
         value = self._hold(config) if group.rank == 0 else self.main(config)
@@ -152,6 +161,7 @@ class Task:
                 raise ValueError(f"{key} must be a whole number of at least {least}, got {value!r}")
         if self.trainer:
             check_starter(config[self.trainer])
+        say_loading()
         if "imports" in config:
             said = config.imports
             import_modules(OmegaConf.to_container(said) if isinstance(said, ListConfig) else said)

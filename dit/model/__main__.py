@@ -8,9 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dit.model.count import count
-from dit.model.dit import DiT
-from dit.model.memory import training_memory
+from dit.lazy import say_loading
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -18,6 +16,8 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 def presets() -> dict[str, dict[str, Any]]:
     """Constructor arguments of each preset for the pictures it was made for, family by family."""
     import yaml  # with hydra-core
+
+    from dit.model import DiT
 
     def read(name: str) -> dict[str, Any]:
         own = yaml.safe_load((CONFIGS / "model" / f"{name}.yaml").read_text())
@@ -49,6 +49,9 @@ def main(given: list[str] | None = None) -> None:
     for key, value in {"batch": batch, "rate": rate}.items():
         if value is not None and value <= 0:
             sys.exit(f"error: --{key} must be positive, got {value}")
+    say_loading()
+    from dit.model.count import count
+
     try:
         known = presets()
     except (ImportError, FileNotFoundError) as error:
@@ -75,6 +78,8 @@ def main(given: list[str] | None = None) -> None:
 
 def _memory(spec: dict[str, Any], batch: int) -> str:
     """GiB of a step: as it is, with every block recomputed, and with the state shared by eight GPUs."""
+    from dit.model.memory import training_memory
+
     plain, recomputed = training_memory(spec), training_memory(spec, activation_checkpointing=1)
     sizes = [each.state + each.fixed + batch * each.picture for each in (plain, recomputed)]
     sizes.append(sizes[0] - plain.state * 7 // 8)

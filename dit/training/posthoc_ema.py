@@ -14,10 +14,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dit.checkpoint import SNAPSHOTS, list_snapshots, reconstruct
 from dit.checks import printable
 from dit.files import check_out
-from dit.tensors import save_tensors
+from dit.lazy import say_loading
 
 _SETTINGS: dict[str, Callable[[str], Any]] = {"run": Path, "length": float, "step": int, "out": Path}
 
@@ -32,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("settings", nargs="+", metavar="KEY=VALUE")
     try:
         said = _parsed(parser.parse_args(arguments).settings)
+        say_loading()
         if "length" in said:
             _write(**said)
         else:
@@ -58,11 +58,16 @@ def _parsed(settings: Sequence[str]) -> dict[str, Any]:
 
 
 def _list(run: Path) -> None:
+    from dit.checkpoint import SNAPSHOTS, list_snapshots
+
     for snapshot in list_snapshots(run / SNAPSHOTS):
         print(f"step {snapshot.step:>9,}  length {snapshot.length:<6}  {snapshot.file}")
 
 
 def _write(run: Path, length: float, step: int | None = None, out: Path | None = None) -> None:
+    from dit.checkpoint import reconstruct
+    from dit.tensors import save_tensors
+
     made = reconstruct(run, length, step)
     out = run / f"ema_{length}_step_{made.step:07d}.safetensors" if out is None else out
     check_out(out, ".safetensors")

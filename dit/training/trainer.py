@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ def make_trainer(accelerator: str = "auto", precision: str = "auto", **settings:
     such as TypeError for a setting it does not have.
     """
     check_precision(precision)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # no banners and tips
     for key in settings.keys() & {"accumulate_grad_batches", "log_every_n_steps"}:
         check_whole(f"trainer.{key}", settings[key], least=1)
     if settings.get("gradient_clip_val") is not None:

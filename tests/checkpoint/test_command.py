@@ -99,7 +99,10 @@ def test_it_is_a_command(tmp_path):
         cwd=Path(__file__).parents[2],
     )
     assert (run.returncode, run.stdout) == (1, "")
-    assert run.stderr == "error: weights must be ema, raw or one of 0.999, 0.9, got '0.1'\n"
+    assert (
+        run.stderr
+        == "loading PyTorch, a few seconds\nerror: weights must be ema, raw or one of 0.999, 0.9, got '0.1'\n"
+    )
 
 
 def test_options_are_told_by_hand(tmp_path, capsys):

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from operator import mul
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import OmegaConf
 from torch import nn
 
-from data import RESOLVERS, Pictures
+from data import Pictures
 from dit.checkpoint import Model
 from dit.diffusion import DiscreteVP, GaussianPath, TimeDistribution
 from dit.evaluate import OnlineMetrics
@@ -23,6 +22,7 @@ from dit.metrics import Dino, Inception
 from dit.model import DiT
 from dit.model.adapters import Adapter
 from dit.objectives import Loss
+from dit.resolvers import register_resolvers
 from dit.solvers import Guidance, Sampler, Solver, make_grid
 from dit.solvers.sample import describe
 from dit.training import Averages, FullySharded, LevelLoss
@@ -44,8 +44,7 @@ ALL = [(group.name, name) for group in sorted(CONFIGS.iterdir()) if group.is_dir
 
 
 def composed(*overrides, name="train"):
-    for resolver, function in {**RESOLVERS, "product": mul}.items():
-        OmegaConf.register_new_resolver(resolver, function, replace=True)
+    register_resolvers()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose(name, [*overrides, "hydra.runtime.output_dir=unused"], return_hydra_config=True)
         HydraConfig.instance().set_config(config)

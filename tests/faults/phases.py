@@ -22,7 +22,7 @@ import dit.training.run_log
 from data import Digits
 from dit.training import DiTModule, Preview, RenamedCheckpointIO, RunLog, SaveCheckpoint, SaveSnapshots
 
-_read = importlib.import_module("dit.checkpoint.read")  # the package has a function of that name
+_read = importlib.import_module("dit.checkpoint.reading")
 
 # Phases that show from outside; the others are moments within them, in which the process is killed from inside.
 FOLDED = {

@@ -73,7 +73,7 @@ def test_the_same_command_beside_itself_is_refused_and_touches_nothing(tmp_path,
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
     code, text = run(*command, "a=5")
     why = "belongs to a run that is still going on; wait for its end or choose another"
-    assert (code, text) == (1, f"error: hydra.run.dir={tmp_path} {why}\n")
+    assert (code, text) == (1, f"reading the configuration\nerror: hydra.run.dir={tmp_path} {why}\n")
     assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
     first.kill()
     first.wait()
@@ -99,4 +99,6 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path, arguments, key):
     (tmp_path / "file").touch()
     code, text = run(*SCRIPT, *arguments, CHECK, f"{key}={tmp_path}/file/run")
     assert code == 1
-    assert re.fullmatch(rf"error: {key}={tmp_path}/file/run cannot be written: Not a directory\n", text), text
+    assert re.fullmatch(
+        rf"reading the configuration\nerror: {key}={tmp_path}/file/run cannot be written: Not a directory\n", text
+    ), text

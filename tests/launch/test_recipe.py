@@ -1,6 +1,5 @@
 """What a recipe sets for a part goes away with the part; a scale reaches the rule that has one."""
 
-from operator import mul
 from pathlib import Path
 
 import pytest
@@ -9,8 +8,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import OmegaConf, open_dict
 
-from data import RESOLVERS
 from dit.launch import settled
+from dit.resolvers import register_resolvers
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SCALED = ["apg", "cfg", "cfg_zero_star", "dynamic_threshold", "interval", "rescale", "tnr", "velocity_limit"]
@@ -18,8 +17,7 @@ SCALED = ["apg", "cfg", "cfg_zero_star", "dynamic_threshold", "interval", "resca
 
 def job(*overrides, name="train"):
     """As a task function gets it, and after `settled`."""
-    for resolver, function in {**RESOLVERS, "product": mul}.items():
-        OmegaConf.register_new_resolver(resolver, function, replace=True)
+    register_resolvers()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose(name, [*overrides, "hydra.runtime.output_dir=unused"], return_hydra_config=True)
         HydraConfig.instance().set_config(config)

@@ -17,7 +17,7 @@ import torch
 from lightning import Callback
 
 from dit.checkpoint import Metadata, check_sums, read
-from dit.checkpoint.read import unpickled
+from dit.checkpoint.reading import unpickled
 from dit.launch import Task
 from dit.training import RenamedCheckpointIO, RunLog, SaveCheckpoint, find_start
 from dit.training.draws import uniforms

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dit.checkpoint.differences import check_names
 from dit.checkpoint.metadata import Metadata
-from dit.checkpoint.read import check_file, read
+from dit.checkpoint.reading import check_file, read
 from dit.checkpoint.snapshots import reconstruct
 from dit.checkpoint.stored import read_safetensors
 from dit.checks import one_line
