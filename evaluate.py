@@ -9,16 +9,16 @@ from rich.console import Console
 from rich.text import Text
 
 from dit.checks import printable
-from dit.cli import entry, plain, share_of
+from dit.launch import entry, plain
 
-WHOLE = {"images": 2, "steps": 1, "seed": 0, "batch_size": 1, "replicates": 2, "shown": 1, "real_images": 2}
+LEAST = {"images": 2, "steps": 1, "seed": 0, "batch_size": 1, "replicates": 2, "shown": 1, "real_images": 2}
 
 
-@entry("evaluate", WHOLE, trainer="trainer")
+@entry("evaluate", LEAST, trainer="trainer")
 def main(config: DictConfig) -> float | None:
     # Here, because they load PyTorch: `--help` and the refusal of a typo do not wait for it.
     from dit.checkpoint import load
-    from dit.evaluate import Images, Samples, check_keys, given_pictures, measure_of, pictures_of
+    from dit.evaluate import Images, Samples, check_keys, given_pictures, measure_of, pictures_of, share_of
     from dit.metrics import protocol_line, table, write_scores
     from dit.output import write_sheet
 

@@ -4,8 +4,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from dit.checks import printable
-from dit.cli import entry, pick_device, plain
 from dit.files import given_path
+from dit.launch import entry, pick_device, plain
 
 
 @entry("sample", {"per_class": 1, "steps": 1, "seed": 0, "batch_size": 1})

@@ -3,17 +3,17 @@
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from dit.cli import adopt, entry, finishing, plain
+from dit.launch import adopt, entry, plain
 
 
-@entry("train", whole={"seed": 0, "steps": 1, "validate_every": 1}, trainer="trainer")
+@entry("train", least={"seed": 0, "steps": 1, "validate_every": 1}, trainer="trainer")
 def main(config: DictConfig) -> float | None:
     import torch  # here, with all that loads it: `--help` and the refusal of a typo do not wait for it
 
     from data import pictures_spec
     from dit.checkpoint import load
     from dit.diffusion.prediction import check_kind
-    from dit.training import DiTModule, RenamedCheckpointIO, find_start, say, start_from
+    from dit.training import DiTModule, RenamedCheckpointIO, find_start, finishing, say, start_from
 
     if config.finetune_from is not None:
         start = load(config.finetune_from, key="finetune_from")

@@ -19,11 +19,11 @@ class Subset(Split):
     Which pictures is a fixed shuffle: a smaller fraction is part of a larger one.
     """
 
-    def __init__(self, whole: Split, keep: Sequence[int], fraction: float = 1.0):
-        self._whole = whole
+    def __init__(self, parent: Split, keep: Sequence[int], fraction: float = 1.0):
+        self._parent = parent
         chosen, labels = [], []
         for new, old in enumerate(keep):
-            members = (whole.labels == old).nonzero().flatten()  # [n]
+            members = (parent.labels == old).nonzero().flatten()  # [n]
             order = torch.randperm(len(members), generator=torch.Generator().manual_seed(old))
             some = members[order[: math.ceil(fraction * len(members))]].sort().values
             chosen.append(some)
@@ -31,8 +31,8 @@ class Subset(Split):
         self._chosen, self.labels = torch.cat(chosen), torch.cat(labels)
 
     def images(self, picks: Sequence[Pick]) -> Tensor:
-        return self._whole.images([pick._replace(index=int(self._chosen[pick.index])) for pick in picks])
+        return self._parent.images([pick._replace(index=int(self._chosen[pick.index])) for pick in picks])
 
     def files(self) -> list[Path] | None:
-        files = self._whole.files()
+        files = self._parent.files()
         return None if files is None else [files[number] for number in self._chosen.tolist()]

@@ -22,7 +22,6 @@ ROOMS = (
     "report",
     "checkpoint",
     "launch",
-    "cli",
     "output",
 )
 FRAMEWORK = {"lightning", "pytorch_lightning", "hydra", "omegaconf", "wandb"}
@@ -35,8 +34,8 @@ FORBIDDEN = {
     "dit.metrics": FRAMEWORK | {"dit.model", "dit.training", "data"},
     "dit.report": FRAMEWORK | {"dit.model", "dit.training", "data"},
     "dit.checkpoint": FRAMEWORK | {"dit.solvers", "dit.training", "torchvision", "diffusers", "rich", "data"},
-    "dit.training": {"hydra", "omegaconf", "data", "dit.cli", "dit.launch"},
-    "dit.launch": {"lightning", "wandb", "torchvision", "data", "dit.training", "dit.model", "dit.cli"},
+    "dit.training": {"hydra", "omegaconf", "data", "dit.launch"},
+    "dit.launch": {"lightning", "wandb", "torchvision", "data", "dit.training", "dit.model"},
     "data": {"hydra", "omegaconf", *(f"dit.{room}" for room in ROOMS)},
 }
 

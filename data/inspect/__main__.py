@@ -12,13 +12,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from dit.checks import check_whole, harmless, printable
-from dit.cli import entry, plain
 from dit.files import given_path, replaced, write_json
+from dit.launch import entry, plain
 
 
 @entry(
     "inspect",
-    whole={"seed": 0, "classes_shown": 1, "samples": 1},
+    least={"seed": 0, "classes_shown": 1, "samples": 1},
     configs="../../configs",
 )
 def main(config: DictConfig) -> None:

@@ -106,8 +106,8 @@ def _refused(report: dict[str, Any], name: str, skips: bool) -> list[str]:
 
 def _files(files: Sequence[Path], looks: Sequence[Look], image_size: int, channels: int) -> dict[str, Any]:
     """Sizes, formats and modes of the files that can be opened, and how many of them are changed on their way in."""
-    whole = [(file, seen) for file, seen in zip(files, looks, strict=True) if seen.fault is None]
-    seen = [seen for _, seen in whole]
+    intact = [(file, seen) for file, seen in zip(files, looks, strict=True) if seen.fault is None]
+    seen = [seen for _, seen in intact]
     grey = [s.mode in ("1", "L", "LA") for s in seen]
     changed = {
         "grey_to_colour": sum(grey) if channels == 3 else 0,
@@ -119,8 +119,8 @@ def _files(files: Sequence[Path], looks: Sequence[Look], image_size: int, channe
         "enlarged": sum(min(s.width, s.height) < image_size for s in seen),
     }
     sides = {side: [getattr(s, side) for s in seen] for side in ("width", "height")}
-    largest = max(whole, key=lambda pair: pair[1].width * pair[1].height, default=None)
-    misnamed = [str(file) for file, s in whole if not _is_named(file, s.format)]
+    largest = max(intact, key=lambda pair: pair[1].width * pair[1].height, default=None)
+    misnamed = [str(file) for file, s in intact if not _is_named(file, s.format)]
     return {
         **{side: [int(min(v)), float(np.median(v)), int(max(v))] if v else None for side, v in sides.items()},
         "sizes": [[*size, count] for size, count in Counter((s.width, s.height) for s in seen).most_common(10)],

@@ -8,9 +8,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from dit.cli import entry, pick_device, plain
 from dit.files import given_path
-from dit.launch import this_group
+from dit.launch import entry, pick_device, plain, this_group
 
 
 @entry("latents", {"shown": 1, "batch_size": 1, "shard_size": 1}, configs="../../configs")

@@ -43,15 +43,15 @@ class TimeDistribution(ABC):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """t [count] in float32, strictly inside (0, 1); where stratified, in rising order."""
-        u = torch.rand(count, device=device, generator=generator)  # [B]
-        return self.at(u, torch.arange(count, device=device), count, path)  # [B]
+        uniform = torch.rand(count, device=device, generator=generator)  # [B]
+        return self.at(uniform, torch.arange(count, device=device), count, path)  # [B]
 
-    def at(self, u: Tensor, stratum: Tensor, strata: int, path: GaussianPath) -> Tensor:
-        """t [B] in float32, strictly inside (0, 1), for uniform draws u [B] in [0, 1); where stratified, u is the place
-        inside stratum number `stratum` [B] of so many `strata`. See `spread`."""
-        p = (stratum + u) / strata if self.stratified else u  # [B]
-        # The division may round to 1 and u may be 0: neither end is a noise level to train on. EDM's sigma leaves the
-        # range of float32 long before t does.
+    def at(self, uniform: Tensor, stratum: Tensor, strata: int, path: GaussianPath) -> Tensor:
+        """t [B] in float32, strictly inside (0, 1), for draws `uniform` [B] in [0, 1); where stratified, these are the
+        places inside stratum number `stratum` [B] of so many `strata`. See `spread`."""
+        p = (stratum + uniform) / strata if self.stratified else uniform  # [B]
+        # The division may round to 1 and a draw may be 0: neither end is a noise level to train on. EDM's sigma leaves
+        # the range of float32 long before t does.
         cleanest = float(path.t_from_log_snr(torch.tensor(_CLEANEST, dtype=torch.float64)))
         return self._shifted(p.clamp(2**-25, 1 - 2**-24), path).clamp(max(2**-25, cleanest), 1 - 2**-24)  # [B]
 

@@ -2,7 +2,9 @@
 of its group are handed what that one composed, and so agree on every key and on the output directory.
 """
 
-from dit.launch.devices import check_starter, count_ranks
+from dit.launch.configuration import adopt, plain
+from dit.launch.devices import check_starter, count_ranks, pick_device
+from dit.launch.entry import entry
 from dit.launch.folder import CheckFolder, CheckTilde, held
 from dit.launch.group import RANK_OF, Group, this_group
 from dit.launch.job import Job
@@ -26,9 +28,13 @@ __all__ = [
     "Task",
     "Trial",
     "TrialPlan",
+    "adopt",
     "check_starter",
     "count_ranks",
+    "entry",
     "held",
+    "pick_device",
+    "plain",
     "sentence",
     "settled",
     "this_group",

@@ -1,10 +1,14 @@
-"""How many processes of this machine a job asks for: `trainer.devices` in every form Lightning takes."""
+"""The devices of this machine: how many processes a job asks for, `trainer.devices` in every form Lightning takes, and
+one device by its name."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dit.launch.group import Group
+
+if TYPE_CHECKING:
+    import torch
 
 
 def count_ranks(trainer: Any, gpus: int | None = None) -> int:
@@ -65,3 +69,18 @@ def adopt_group(trainer: Any, group: Group) -> None:
             continue
         what = "processes on each node" if key == "devices" else "nodes"
         raise ValueError(f"trainer.{key}={asked}, but {group.starter} started {there} {what}")
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is the GPU if there is one, else the CPU; other names go to torch. ValueError if it is not there."""
+    import torch
+
+    if name == "auto":
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        return accelerator or torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device must be auto, cpu or a device of this machine, got {name!r}") from error
+    return device

@@ -19,35 +19,35 @@ from dit.launch.plain import dumps, loads, put_together, taken_apart
 
 @dataclass
 class Job:
-    """config: unresolved, as a task function gets it; whole: what Hydra composed, with its own node `hydra` (output
+    """config: unresolved, as a task function gets it; composed: what Hydra composed, with its own node `hydra` (output
     directory included), whose interpolations may lead anywhere in it."""
 
     config: DictConfig
-    whole: DictConfig
+    composed: DictConfig
     moment: float = field(default_factory=time.time)
 
     @classmethod
     def of(cls, config: DictConfig) -> Job:
         """The job that Hydra is running in this process."""
-        whole = HydraConfig.get()._get_parent()  # type: ignore[attr-defined]
-        assert isinstance(whole, DictConfig)
-        return cls(config, whole)
+        composed = HydraConfig.get()._get_parent()  # type: ignore[attr-defined]
+        assert isinstance(composed, DictConfig)
+        return cls(config, composed)
 
     @property
     def folder(self) -> str:
-        return self.whole.hydra.runtime.output_dir
+        return self.composed.hydra.runtime.output_dir
 
     def packed(self) -> bytes:
         """JSON. Raises ValueError for a configuration that is not plain data."""
         # Hydra's dataclass makes its enums of their names again; nobody asks for those of a sweeper or launcher.
-        return dumps([taken_apart(self.config), taken_apart(self.whole, enum_to_str=True), self.moment])
+        return dumps([taken_apart(self.config), taken_apart(self.composed, enum_to_str=True), self.moment])
 
     @staticmethod
     def unpacked(content: bytes) -> Job:
         """Reads `content` as data: nothing in it is imported or called. Raises ValueError if it is malformed."""
         try:
-            config, whole, moment = loads(content)
-            job = Job(put_together(config), put_together(whole, {"hydra": HydraConf}), float(moment))
+            config, composed, moment = loads(content)
+            job = Job(put_together(config), put_together(composed, {"hydra": HydraConf}), float(moment))
             if not isinstance(job.folder, str):
                 raise TypeError(job.folder)
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OmegaConfBaseException) as error:
@@ -58,8 +58,8 @@ class Job:
         """Makes this process one that runs the job, as Hydra would have; only rank 0 writes the log file."""
         setup_globals()
         self.pin_time()
-        HydraConfig.instance().set_config(self.whole)
-        settings = self.whole.hydra
+        HydraConfig.instance().set_config(self.composed)
+        settings = self.composed.hydra
         os.environ.update({key: str(value) for key, value in settings.job.env_set.items()})
         if settings.job.chdir:
             os.chdir(self.folder)

@@ -68,8 +68,8 @@ class Task:
     and keeps its traceback, as does everything under HYDRA_FULL_ERROR=1. Of several ranks the first to fail speaks.
     """
 
-    def __init__(self, main: Callable[[DictConfig], Any], whole: dict[str, int], trainer: str | None):
-        self.main, self.whole, self.trainer = main, whole, trainer
+    def __init__(self, main: Callable[[DictConfig], Any], least: dict[str, int], trainer: str | None):
+        self.main, self.least, self.trainer = main, least, trainer
         self.failed = 0  # trials of a sweep, counted by its launcher: not every sweeper says so at the end
         self.script = str(Path(inspect.getfile(main)).resolve())
         functools.update_wrapper(self, main)  # Hydra looks for the script there
@@ -155,7 +155,7 @@ class Task:
             return self.main(config)
 
     def _check(self, config: DictConfig) -> None:
-        for key, least in self.whole.items():
+        for key, least in self.least.items():
             value = config[key]
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ValueError(f"{key} must be a whole number of at least {least}, got {value!r}")

@@ -95,10 +95,10 @@ def check_inner(inner: Loss) -> None:
 
 
 class LearnedUncertainty(nn.Module, Loss):
-    """inner / e^u + u for a learned u(log-SNR), which becomes the logarithm of the mean loss at each noise level, so
+    """inner / e^l + l for a learned l(log-SNR), which becomes the logarithm of the mean loss at each noise level, so
     that all levels pull equally (Karras et al. 2024, EDM2, eq. 21; Kendall and Gal 2017).
 
-    u is linear in `channels` random Fourier features of log-SNR / -8, EDM's ln(sigma)/4; it starts at 0 and is trained
+    l is linear in `channels` random Fourier features of log-SNR / -8, EDM's ln(sigma)/4; it starts at 0 and is trained
     with the network, whose checkpoints leave it behind. seed: of the features.
     """
 
@@ -115,11 +115,11 @@ class LearnedUncertainty(nn.Module, Loss):
         self.learns_variance = inner.learns_variance
 
     def log_loss(self, log_snr: Tensor) -> Tensor:
-        """u at log_snr [B] -> [B], in float32 under autocast as well: a step of bfloat16 is per cents of e^-u."""
+        """l at log_snr [B] -> [B], in float32 under autocast as well: a step of bfloat16 is per cents of e^-l."""
         angle = -log_snr.float()[:, None] / 8 * self.frequencies + self.phases  # [B, channels]
         return (math.sqrt(2) * angle.cos() * self.weights).sum(1)  # [B]
 
     def forward(self, prediction: Prediction, x0: Tensor, eps: Tensor) -> Tensor:
         c = prediction.coefficients
-        u = self.log_loss((2 * (c.alpha / c.sigma).log()).expand(len(x0)).to(x0.device))  # [B]
-        return self.inner(prediction, x0, eps) * torch.exp(-u) + u  # [B]
+        log_loss = self.log_loss((2 * (c.alpha / c.sigma).log()).expand(len(x0)).to(x0.device))  # [B]
+        return self.inner(prediction, x0, eps) * torch.exp(-log_loss) + log_loss  # [B]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dit.training.stability import StabilityLog
     from dit.training.trainer import make_trainer
     from dit.training.validation import LevelLoss
+    from dit.training.wandb_run import finishing
 
 __all__ = [
     "Averages",
@@ -38,6 +39,7 @@ __all__ = [
     "Stop",
     "TrainingProgress",
     "find_start",
+    "finishing",
     "make_trainer",
     "say",
     "start_from",

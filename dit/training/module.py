@@ -27,7 +27,7 @@ from dit.training.optimizer import parameter_groups
 from dit.training.restored import check_optimizer, check_weights
 from dit.training.resume import align, shared
 from dit.training.seeding import seed_all, step_seed
-from dit.training.sharding import FullySharded, gathered, scattered, shard, whole
+from dit.training.sharding import FullySharded, full, gathered, scattered, shard
 from dit.training.trainer import check_precision
 from dit.training.validation import LevelLoss
 
@@ -213,9 +213,9 @@ class DiTModule(LightningModule):
     def draw(self, numbers: Tensor, batch_size: int, x0: Tensor) -> Randomness:
         """What is random about the pictures x0 [B, C, H, W] with these numbers in the run [B], int64, of which every
         `batch_size` make an optimiser step."""
-        u = uniforms(self.seed, "time", numbers)  # [B]
+        uniform = uniforms(self.seed, "time", numbers)  # [B]
         stratum = spread(batch_size).to(numbers.device, non_blocking=True)[numbers % batch_size]  # [B]
-        t = self.times.at(u, stratum, batch_size, self.denoiser.path)  # [B]
+        t = self.times.at(uniform, stratum, batch_size, self.denoiser.path)  # [B]
         dropped = {
             name: uniforms(self.seed, _PURPOSES.get(name, f"drop:{name}"), numbers) < rate  # [B]
             for name, rate in self.metadata.dropout.items()
@@ -231,7 +231,7 @@ class DiTModule(LightningModule):
         return self.objective(self.denoiser, x0, drawn.eps, drawn.t, labels, conditions, absent)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        norm = whole(nn.utils.get_total_norm(self._gradients()))
+        norm = full(nn.utils.get_total_norm(self._gradients()))
         self.log("train/gradient_norm", norm)
         self.gradient_norm = norm
         if getattr(optimizer, "_step_supports_amp_scaling", False):  # fused ones, by the contract of torch's GradScaler

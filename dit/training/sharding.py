@@ -85,7 +85,7 @@ def scattered(state: Any, live: Mapping[str, Tensor]) -> Any:
     return _map(state, lambda key, tensor: _like(tensor, live[key]) if key in live else tensor)
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full(tensor: Tensor) -> Tensor:
     """The tensor, gathered if it is sharded."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 

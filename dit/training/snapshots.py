@@ -78,10 +78,10 @@ class SaveSnapshots(StepCallback):
             # Sharded averages are gathered by all processes together, one average at a time.
             # What is not trained is the same in every average.
             weights = {key: weight.detach().float() for key, weight in pl_module.network.named_parameters()} | average
-            whole = {key: t.full_tensor() if isinstance(t, DTensor) else t for key, t in weights.items()}
+            full = {key: t.full_tensor() if isinstance(t, DTensor) else t for key, t in weights.items()}
             if trainer.is_global_zero:
                 stored = StoredMetadata(pl_module.metadata, f"ema {name}", trainer.global_step)
-                write_snapshot(self.folder, whole, stored, self.dtype)
+                write_snapshot(self.folder, full, stored, self.dtype)
 
 
 def _other_run(theirs: Metadata, mine: Metadata) -> bool:

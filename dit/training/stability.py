@@ -16,7 +16,7 @@ from dit.model.adapters import trained
 from dit.training.module import DiTModule
 from dit.training.restored import check_form
 from dit.training.resume import say
-from dit.training.sharding import whole
+from dit.training.sharding import full
 from dit.training.steps import StepCallback
 
 
@@ -147,9 +147,9 @@ class Usual:
 
 def _distances(module: DiTModule) -> dict[str, float]:
     weights = [weight.detach() for weight in trained(module.network).values()]
-    norm = whole(get_total_norm(weights))
+    norm = full(get_total_norm(weights))
     distances = {}
     for name, average in module.ema.averages.items():
         apart = [one - weight for one, weight in zip(average.values(), weights, strict=True)]
-        distances[f"ema/distance_{name.replace(' ', '_')}"] = float(whole(get_total_norm(apart)) / norm)
+        distances[f"ema/distance_{name.replace(' ', '_')}"] = float(full(get_total_norm(apart)) / norm)
     return distances

@@ -9,10 +9,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from torch import distributed
 
-from dit.cli import entry
+from dit.launch import entry
 
 
-@entry("stand_in", whole={"a": 0}, configs="configs", trainer="trainer")
+@entry("stand_in", least={"a": 0}, configs="configs", trainer="trainer")
 def main(config: DictConfig) -> float:
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     folder = Path(HydraConfig.get().runtime.output_dir)

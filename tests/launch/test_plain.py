@@ -105,7 +105,7 @@ def test_a_job_is_entered_as_hydra_would(tmp_path, monkeypatch):
     again = Job.unpacked(packed)
     assert again.folder == str(tmp_path)
     assert again.moment == job.moment
-    HydraConfig.instance().set_config(again.whole)
+    HydraConfig.instance().set_config(again.composed)
     assert HydraConfig.get().mode is RunMode.MULTIRUN
     assert HydraConfig.get().job.name == "run-3"
     job.pin_time()
