@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 
@@ -23,7 +24,7 @@ from dit.solvers import (
     UniPC,
     sample,
 )
-from dit.solvers.sample import Init
+from dit.solvers.sampler import STARTS
 
 INTERVAL = (-3.0, 3.0)
 
@@ -36,7 +37,7 @@ class Arm:
     guided: Callable[[float], Guidance]
     solver: Solver = field(default_factory=Euler)
     grid: Grid = field(default_factory=UniformGrid)
-    init: Init = "noise"
+    init: Literal["noise", "mean"] = "noise"
 
 
 CFG_EULER = Arm("CFG", CFG)
@@ -70,7 +71,7 @@ def steps_within(rows: int, arm: Arm, scale: float, path: GaussianPath) -> int:
         stand_in = Denoiser(lambda x, t, labels: 1.0 + labels[:, None], path, "x0", null_label=1)
         noise, labels, grid = torch.ones(1, 1), torch.zeros(1, dtype=torch.int64), arm.grid(path, steps)
         run = sample(
-            stand_in, noise, labels, grid=grid, solver=arm.solver, guidance=arm.guided(scale), init=arm.init
+            stand_in, noise, labels, grid=grid, solver=arm.solver, guidance=arm.guided(scale), start=STARTS[arm.init]
         )  # fmt: skip
         return run.nfe.rows
 

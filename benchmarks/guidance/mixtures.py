@@ -47,6 +47,8 @@ from dit.solvers import (
     UniPC,
     sample,
 )
+from dit.solvers.sampler import STARTS
+from dit.solvers.start import FromState
 
 PATHS = {"scaled linear": VPContinuous(0.85, 12.0, power=2), "DDPM linear": VPContinuous(), "flow": LinearFlow()}
 ODE = {
@@ -130,7 +132,7 @@ def weak_orders() -> dict[str, Any]:
         denoiser, sources = GaussianDenoiser(path), Sources(2 * steps + 1)
         first, last = (path.coefficients(grid[i]) for i in (0, -1))
         start = denoiser.variance(first).sqrt() * sources.draw()
-        run = sample(denoiser, None, None, grid=grid, solver=solver, step_noise=sources.draw, state=start)
+        run = sample(denoiser, None, None, grid=grid, solver=solver, step_noise=sources.draw, start=FromState(start))
         return run.nfe.evaluations, abs(float(run.x0.square().sum() / denoiser.variance(last)) - 1)
 
     return ladder(STOCHASTIC, error)
@@ -219,7 +221,7 @@ class Bench:
         noise, labels = starts(toy, POINTS)
         run = sample(
             self.denoiser, noise, labels, grid=arm.grid(path, steps),
-            solver=arm.solver, guidance=arm.guided(scale), init=arm.init,
+            solver=arm.solver, guidance=arm.guided(scale), start=STARTS[arm.init],
         )  # fmt: skip
         scores = asdict(self.judge(run.x0.reshape(toy.classes, POINTS, 2)))
         return {"scale": scale, "steps": steps, "rows": run.nfe.rows, **scores}

@@ -31,6 +31,7 @@ from dit.solvers.sample import NFE, Samples, sample
 from dit.solvers.sampler import Sampler
 from dit.solvers.sde import DDIM, Ancestral, Churn, EulerMaruyama, Langevin, SDEDPMSolverPP
 from dit.solvers.solver import Solver, SolverState
+from dit.solvers.start import FromImage, FromMean, FromNoise, FromState, Start
 
 __all__ = [
     "APG",
@@ -55,6 +56,10 @@ __all__ = [
     "DynamicThreshold",
     "Euler",
     "EulerMaruyama",
+    "FromImage",
+    "FromMean",
+    "FromNoise",
+    "FromState",
     "Grid",
     "Guidance",
     "Heun",
@@ -75,6 +80,7 @@ __all__ = [
     "Solver",
     "SolverState",
     "Stage",
+    "Start",
     "StepContext",
     "TableGrid",
     "UniPC",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,8 +18,7 @@ from dit.solvers.guidance import CFG, COND, EVERYTHING, Denoise, Guidance, Linea
 from dit.solvers.ode import Euler
 from dit.solvers.passes import Passes
 from dit.solvers.solver import Solver
-
-Init = Literal["noise", "mean"]
+from dit.solvers.start import FromNoise, Start, raised
 
 
 @dataclass(frozen=True)
@@ -73,9 +72,7 @@ def sample(
     solver: Solver | None = None,
     guidance: Guidance | None = None,
     step_noise: Callable[[], Tensor] | None = None,
-    init: Init = "noise",
-    image: Tensor | None = None,
-    state: Tensor | None = None,
+    start: Start = FromNoise(),  # noqa: B008 it is frozen
     known: Tensor | None = None,
     mask: Tensor | None = None,
     max_rows: int | None = None,
@@ -88,11 +85,7 @@ def sample(
     name. grid: falling t [n + 1], see `make_grid`. solver: Euler by default. guidance: none by default. step_noise:
     draws [B, *D] for stochastic solvers, such as `ImageNoise(...).draw`.
 
-    Where to start, at t_0 = grid[0]: from sigma noise; with init="mean" from alpha x0 + sigma noise, x0 predicted
-    there without guidance (one evaluation more, none where alpha is 0; it gives back the mean that a path which ends
-    before pure noise loses); with `image` [B, *D], a picture in model space, from alpha image + sigma noise (image to
-    image: the lower the grid begins, the more is kept); or from `state` [B, *D], x at t_0 itself, for which `noise` may
-    be None if nobody knows what noise is in it.
+    start: where x begins at t_0 = grid[0]: FromNoise, FromMean, FromImage or FromState.
 
     Inpainting: where `mask` (broadcasting over x, 1 or True) holds, x is alpha known + sigma noise before the first
     step and after each, with the noise the rest of the picture has, so the result is `known` there.
@@ -106,14 +99,13 @@ def sample(
     step, naming step and noise level, if the state became non-finite in one.
     """
     solver, guidance = solver or Euler(), guidance or CFG(scale=1)
-    noise, image, state, known = (
-        v if v is None else v.to(torch.promote_types(v.dtype, torch.float32)) for v in (noise, image, state, known)
-    )
+    noise, known = (v if v is None else raised(v) for v in (noise, known))
     path, grid = denoiser.path, _checked_grid(grid)
     networks = {"model": denoiser, **guidance.networks}
-    _check_start(noise, init, image, state)
-    x = state if noise is None else noise
-    assert x is not None, "_check_start"
+    if not isinstance(start, Start):
+        raise ValueError(f"start must be FromNoise(), FromMean(), FromImage(...) or FromState(...), got {start!r}")
+    start.check(noise)
+    x = start.like(noise)
     _check_labels(denoiser, labels, len(x))
     told = _Conditioning(labels, conditions or {})
     check_conditions(denoiser, told.conditions, len(x))
@@ -149,7 +141,7 @@ def sample(
         "sigma_data": getattr(denoiser, "sigma_data", None),
         "solver": describe(solver),
         "guidance": describe(guidance),
-        "start": "state" if state is not None else "image" if image is not None else init,
+        "start": start.name,
         "inpainting": known is not None,
         **({"conditions": sorted(told.conditions)} if told.conditions else {}),
         "steps": len(grid) - 1,
@@ -158,16 +150,13 @@ def sample(
     }
 
     passes, evaluations = Passes(networks, max_rows), 0
-    if state is not None:
-        x = state
-    else:
-        assert noise is not None, "_check_start"
-        c = path.coefficients(grid[0]).like(noise)
-        x = c.sigma * noise if image is None else c.alpha * image + c.sigma * noise
-        if init == "mean" and float(c.alpha) > 0:
-            found = passes([COND], Stage(context_of(0, x, noise), x, grid[0], labels, conditions=told.conditions))
-            x = c.alpha * found[COND].x0 + x
-            evaluations += 1
+
+    def unguided(x: Tensor) -> Tensor:
+        nonlocal evaluations
+        evaluations += 1
+        return passes([COND], Stage(context_of(0, x, noise), x, grid[0], labels, conditions=told.conditions))[COND].x0
+
+    x = start.place(noise, path.coefficients(grid[0]).like(x), unguided)
     x = _inpainted(x, path, grid[0], known, mask, noise)
     carried, finite = solver.init(noise, grid), []
     for index, (t, t_next) in enumerate(pairwise(grid)):
@@ -211,18 +200,6 @@ def _inpainted(
 def _checked_grid(grid: Tensor) -> Tensor:
     check_grid(grid)
     return grid.detach().double().cpu()
-
-
-def _check_start(noise: Tensor | None, init: str, image: Tensor | None, state: Tensor | None) -> None:
-    if init not in get_args(Init):
-        raise ValueError(f"init must be noise or mean, got {init!r}")
-    if (state is not None) + (image is not None) + (init == "mean") > 1:
-        raise ValueError("only one of state, image and init=mean can say where to start")
-    if noise is None and state is None:
-        raise ValueError("noise is needed, [B, *D] of unit variance; only a start from a given state can do without")
-    for name, tensor in {"state": state, "image": image}.items():
-        if noise is not None and tensor is not None and tensor.shape != noise.shape:
-            raise ValueError(f"{name} must have the shape of noise, {tuple(noise.shape)}, got {tuple(tensor.shape)}")
 
 
 def _check_labels(denoiser: Denoise, labels: Tensor | None, count: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,8 +14,11 @@ from dit.solvers.grid import Grid, UniformGrid
 from dit.solvers.guidance import CFG, Denoise, Guidance
 from dit.solvers.noise import ImageNoise
 from dit.solvers.ode import Heun
-from dit.solvers.sample import Init, Samples, check_conditions, sample
+from dit.solvers.sample import Samples, check_conditions, sample
 from dit.solvers.solver import Solver
+from dit.solvers.start import FromMean, FromNoise
+
+STARTS = {"noise": FromNoise(), "mean": FromMean()}
 
 
 @dataclass(frozen=True)
@@ -28,13 +31,13 @@ class Sampler:
     guidance: Guidance = field(default_factory=CFG)
     seed: int = 0
     batch_size: int = 128
-    init: Init = "noise"
+    init: Literal["noise", "mean"] = "noise"
     max_rows: int | None = None
 
     def __post_init__(self) -> None:
         for name, least in {"steps": 1, "seed": 0, "batch_size": 1}.items():
             check_whole(name, getattr(self, name), least)
-        if self.init not in get_args(Init):
+        if self.init not in STARTS:
             raise ValueError(f"init must be noise or mean, got {self.init!r}")
         if self.solver.couples_images and self.batch_size != 1:
             raise ValueError(
@@ -85,6 +88,6 @@ class Sampler:
             solver=self.solver,
             guidance=self.guidance,
             step_noise=source.draw,
-            init=self.init,
+            start=STARTS[self.init],
             max_rows=self.max_rows,
         )

@@ -123,9 +123,9 @@ def test_a_split_in_memory_is_what_was_read(pngs):
 def test_pictures_are_decoded_once_and_only_the_chosen_ones(pngs, monkeypatch):
     data = folder(pngs, storage="memory", classes=["7", "2"], num_classes=2)
     data.setup()
-    read, images = [], type(data.train._whole).images
+    read, images = [], type(data.train._parent).images
     counted = lambda self, picks: read.extend(pick.index for pick in picks) or images(self, picks)  # noqa: E731
-    monkeypatch.setattr(type(data.train._whole), "images", counted)
+    monkeypatch.setattr(type(data.train._parent), "images", counted)
     batches(data, 9)
     assert set(read) == {*range(49, 56), *range(14, 21)}
     assert len(read) == 15  # one is looked at for its shape

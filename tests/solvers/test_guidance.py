@@ -43,6 +43,7 @@ from dit.solvers import (
     sample,
 )
 from dit.solvers.sample import describe
+from dit.solvers.start import FromState
 from tests.exact import PATHS, Gaussian, Mixture
 
 MEANS = (-1.0, 0.0, 1.0, 0.2)  # three classes, then the null label
@@ -176,7 +177,7 @@ def test_a_limited_velocity_is_that_of_the_denoised_picture_over_no_less_than_t_
         first = slope(x, t)
         mean = first if t_next == 0 else (first + slope(x + (t_next - t) * first, t_next)) / 2
         x = x + (t_next - t) * mean
-    got = sample(denoiser, None, LABELS, state=NOISE, grid=grid, solver=Heun(), guidance=rule)
+    got = sample(denoiser, None, LABELS, start=FromState(NOISE), grid=grid, solver=Heun(), guidance=rule)
     torch.testing.assert_close(got.x0, x, rtol=0, atol=1e-10)
     above = {"state": NOISE, "grid": grid[:2], "solver": Heun()}
     guided = (sample(denoiser, None, LABELS, guidance=g, **above).x0 for g in (rule, CFG(2.0)))
@@ -293,7 +294,13 @@ def stepped(rule, path, steps, kind="eps", solver=None):
     """One step of `rule` from where `first_step` stands."""
     _, _, x, t, t_next = first_step(path, steps, kind)
     return sample(
-        Mixture(path, kind), MIX_NOISE, MIX_LABELS, grid=torch.stack([t, t_next]), solver=solver, guidance=rule, state=x
+        Mixture(path, kind),
+        MIX_NOISE,
+        MIX_LABELS,
+        grid=torch.stack([t, t_next]),
+        solver=solver,
+        guidance=rule,
+        start=FromState(x),
     ).x0
 
 
@@ -734,7 +741,7 @@ def test_gauge_tnr_gives_the_same_picture_on_every_path(solver):
         grid = torch.cat([path.t_from_log_snr(at), torch.zeros(1, dtype=torch.float64)])
         denoiser = Gaussian(path, "v", means=MEANS, null_label=3)
         x = path.coefficients(grid[0]).sigma * NOISE
-        out = sample(denoiser, NOISE, LABELS, grid=grid, solver=solver, guidance=TNR(CFG(1.5)), state=x)
+        out = sample(denoiser, NOISE, LABELS, grid=grid, solver=solver, guidance=TNR(CFG(1.5)), start=FromState(x))
         results.append(out.x0)
     for other in results[1:]:
         torch.testing.assert_close(other, results[0], rtol=0, atol=1e-8)
@@ -822,7 +829,7 @@ def test_rescale_of_cfg_zero_star_does_not_depend_on_coordinates(space):
         grid = torch.cat([path.t_from_log_snr(at), torch.zeros(1, dtype=torch.float64)])
         x = path.coefficients(grid[0]).sigma * MIX_NOISE
         rule = Rescale(CFGZeroStar(2.0), 0.7, space)
-        out = sample(Mixture(path, "v"), MIX_NOISE, MIX_LABELS, grid=grid, guidance=rule, state=x)
+        out = sample(Mixture(path, "v"), MIX_NOISE, MIX_LABELS, grid=grid, guidance=rule, start=FromState(x))
         results.append(out.x0)
     for other in results[1:]:
         torch.testing.assert_close(other, results[0], rtol=0, atol=2e-3 if space == "native" else 1e-8)

@@ -11,6 +11,7 @@ import torch
 
 from dit.diffusion import DiscreteVP, LinearFlow, Prediction
 from dit.solvers import DDIM, Ancestral, DPMSolverPP, Euler, Heun, SDEDPMSolverPP, UniPC, make_grid, sample
+from dit.solvers.start import FromState
 from tests.exact import PATHS, Mixture
 
 TABLES = {
@@ -58,7 +59,7 @@ def assert_same(ours, theirs, atol):
 def assert_parity(solver, scheduler, denoiser, steps, atol=ROUNDED, final=0.0, noise=None, **theirs):
     x, start, grid = their_run(scheduler, denoiser, steps, final, **theirs)
     assert len(grid) == steps + 1
-    assert_same(sample(denoiser, None, grid=grid, solver=solver, state=start, step_noise=noise).x0, x, atol)
+    assert_same(sample(denoiser, None, grid=grid, solver=solver, start=FromState(start), step_noise=noise).x0, x, atol)
 
 
 @pytest.mark.parametrize(
@@ -184,10 +185,10 @@ def test_dpm_solver_2m_to_the_first_entry(name, variant, steps):
     denoiser, solver = Mixture(PATHS[name]), DPMSolverPP(2, variant=variant)
     theirs, start, grid = their_run(scheduler, denoiser, steps, FIRST_ENTRY)
     if steps >= 15:
-        ours = sample(denoiser, None, grid=grid, solver=solver, state=start).x0
+        ours = sample(denoiser, None, grid=grid, solver=solver, start=FromState(start)).x0
     else:  # then it lowers the order of the last step
-        before = sample(denoiser, None, grid=grid[:-1], solver=solver, state=start).x0
-        ours = sample(denoiser, None, grid=grid[-2:], solver=Euler(), state=before).x0
+        before = sample(denoiser, None, grid=grid[:-1], solver=solver, start=FromState(start)).x0
+        ours = sample(denoiser, None, grid=grid[-2:], solver=Euler(), start=FromState(before)).x0
     assert_same(ours, theirs, ROUNDED)
 
 

@@ -18,6 +18,7 @@ from dit.solvers import (
     make_grid,
     sample,
 )
+from dit.solvers.start import FromState
 from tests.exact import Gaussian, Mixture
 
 pytestmark = pytest.mark.parity
@@ -45,7 +46,7 @@ def their_run(name, denoiser, x, sigmas, **options):
 
 def our_run(solver, denoiser, x, sigmas):
     torch.manual_seed(2)
-    return sample(denoiser, None, grid=time_of(sigmas), solver=solver, state=x, step_noise=draw).x0
+    return sample(denoiser, None, grid=time_of(sigmas), solver=solver, start=FromState(x), step_noise=draw).x0
 
 
 @pytest.mark.parametrize(

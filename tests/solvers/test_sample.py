@@ -27,6 +27,7 @@ from dit.solvers import (
     make_grid,
     sample,
 )
+from dit.solvers.start import FromImage, FromMean, FromState
 from tests.exact import PATHS, Gaussian, Mixture
 
 FLOW = LinearFlow()
@@ -176,7 +177,12 @@ def test_image_to_image_starts_from_the_noised_picture(path):
         grid = make_grid(path, 10)
         grid = grid[grid <= first + 1e-9]
         out = sample(
-            denoiser, noise, grid=grid, image=picture, guidance=TNR(CFG(1.0)), on_step=lambda c, x: seen.append(c)
+            denoiser,
+            noise,
+            grid=grid,
+            start=FromImage(picture),
+            guidance=TNR(CFG(1.0)),
+            on_step=lambda c, x: seen.append(c),
         )
         ends.append(float(out.x0.mean()))
         assert out.spec["start"] == "image"
@@ -189,16 +195,20 @@ def test_image_to_image_starts_from_the_noised_picture(path):
 def test_a_state_is_taken_as_it_is_and_its_noise_may_be_unknown():
     path, x = PATHS["linear"], torch.randn(2, 3, dtype=torch.float64)
     denoiser, grid = Gaussian(path, "v"), make_grid(path, 5)[2:]
-    free = sample(denoiser, None, grid=grid, state=x).x0
-    assert torch.equal(free, sample(denoiser, torch.randn(2, 3), grid=grid, state=x).x0)
+    free = sample(denoiser, None, grid=grid, start=FromState(x)).x0
+    assert torch.equal(free, sample(denoiser, torch.randn(2, 3), grid=grid, start=FromState(x)).x0)
     noise = ImageNoise(0, range(2), (3,), dtype=torch.float64)
-    assert sample(denoiser, None, grid=grid, state=x, solver=DDIM(1.0), step_noise=noise.draw).x0.isfinite().all()
+    assert (
+        sample(denoiser, None, grid=grid, start=FromState(x), solver=DDIM(1.0), step_noise=noise.draw)
+        .x0.isfinite()
+        .all()
+    )
     calls = denoiser.calls
     for rule in (TNR(CFG(1.0)), Interval(TNR(CFG(1.0)), (-9, 9))):
         with pytest.raises(ValueError, match="must know the noise in the state it starts from; give noise as well"):
-            sample(denoiser, None, grid=grid, state=x, guidance=rule)
+            sample(denoiser, None, grid=grid, start=FromState(x), guidance=rule)
     with pytest.raises(ValueError, match="inpainting needs the noise in the picture"):
-        sample(denoiser, None, grid=grid, state=x, known=x, mask=torch.ones(2, 3))
+        sample(denoiser, None, grid=grid, start=FromState(x), known=x, mask=torch.ones(2, 3))
     assert denoiser.calls == calls
 
 
@@ -209,7 +219,7 @@ def test_the_mean_start_is_one_evaluation_of_the_unguided_picture():
     denoiser = Gaussian(path, "eps", means=(2.0, 3.0, 0.0), null_label=2)
     labels = torch.tensor([0, 1, 1])
     out = sample(
-        denoiser, noise, labels, grid=make_grid(path, 4), guidance=CFG(3.0), init="mean",
+        denoiser, noise, labels, grid=make_grid(path, 4), guidance=CFG(3.0), start=FromMean(),
         on_step=lambda c, x: seen.append(c.x),
     )  # fmt: skip
     c = path.coefficients(torch.ones((), dtype=torch.float64))
@@ -217,22 +227,22 @@ def test_the_mean_start_is_one_evaluation_of_the_unguided_picture():
     torch.testing.assert_close(seen[0], c.alpha * x0 + c.sigma * noise)
     assert (out.nfe.evaluations, out.nfe.rows, out.spec["start"]) == (5, 9, "mean")
     # Where alpha is 0 there is nothing to correct and nothing is spent.
-    flow = sample(Gaussian(FLOW), noise, grid=make_grid(FLOW, 4), init="mean")
+    flow = sample(Gaussian(FLOW), noise, grid=make_grid(FLOW, 4), start=FromMean())
     assert flow.nfe.evaluations == 4
     assert torch.equal(flow.x0, sample(Gaussian(FLOW), noise, grid=make_grid(FLOW, 4)).x0)
 
 
 @pytest.mark.parametrize("std", [1.0, 3.0])
 def test_the_mean_start_leads_to_its_fixed_point(std):
-    """Repeated, the signal becomes m + (s^2/U) e, and the mean is exact; its first round is init="mean"."""
+    """Repeated, the signal becomes m + (s^2/U) e, and the mean is exact; its first round is FromMean."""
     path, noise = PATHS["vp_scaled"], torch.randn(4, 2, dtype=torch.float64)
     grid, seen = make_grid(path, 1), []
     c = path.coefficients(grid[0])
     denoiser, y = Gaussian(path, "eps", mean=0.7, std=std), torch.zeros_like(noise)
-    sample(denoiser, noise, grid=grid, init="mean", on_step=lambda context, x: seen.append(context.x))
+    sample(denoiser, noise, grid=grid, start=FromMean(), on_step=lambda context, x: seen.append(context.x))
     for k in range(200):
         # One Euler step to clean data is the predicted picture.
-        y = sample(denoiser, noise, grid=grid, state=c.alpha * y + c.sigma * noise).x0
+        y = sample(denoiser, noise, grid=grid, start=FromState(c.alpha * y + c.sigma * noise)).x0
         if k == 0:
             torch.testing.assert_close(seen[0], c.alpha * y + c.sigma * noise)
     u = float(c.sigma / c.alpha)
@@ -260,7 +270,7 @@ def test_a_mean_start_mends_what_a_schedule_loses():
         x0 = sample(Mixture(path, "v"), noise, labels, grid=grid, solver=RK4(), **start).x0
         return x0.reshape(3, count, 2)
 
-    truth, plain, mended = classes(FLOW), classes(PATHS["vp_scaled"]), classes(PATHS["vp_scaled"], init="mean")
+    truth, plain, mended = classes(FLOW), classes(PATHS["vp_scaled"]), classes(PATHS["vp_scaled"], start=FromMean())
     distances = [[sliced_wasserstein(*pair) for pair in zip(truth, other, strict=True)] for other in (plain, mended)]
     assert sum(distances[0]) / 3 == pytest.approx(0.015, abs=0.003)
     assert max(distances[1]) < 0.002
@@ -293,18 +303,19 @@ def test_what_does_not_fit_together_is_refused():
     noise, grid, denoiser = torch.zeros(2, 3), make_grid(FLOW, 2), Gaussian(FLOW)
     for arguments, text in [
         ({"noise": None}, "noise is needed"),
-        ({"image": noise, "init": "mean"}, "only one of state, image and init=mean"),
-        ({"state": noise, "image": noise}, "only one of state, image and init=mean"),
-        ({"init": "zero"}, "init must be noise or mean, got 'zero'"),
-        ({"image": torch.zeros(2, 4)}, r"image must have the shape of noise, \(2, 3\), got \(2, 4\)"),
-        ({"state": torch.zeros(1, 3)}, r"state must have the shape of noise, \(2, 3\), got \(1, 3\)"),
+        (
+            {"start": "zero"},
+            r"start must be FromNoise\(\), .* or FromState\(...\), got 'zero'",
+        ),
+        ({"start": FromImage(torch.zeros(2, 4))}, r"image must have the shape of noise, \(2, 3\), got \(2, 4\)"),
+        ({"start": FromState(torch.zeros(1, 3))}, r"state must have the shape of noise, \(2, 3\), got \(1, 3\)"),
         ({"known": noise}, "inpainting needs both known and mask"),
         ({"known": noise, "mask": torch.zeros(5, 7, 3)}, r"mask broadcast to it, got \(2, 3\) and \(5, 7, 3\)"),
         ({"known": noise, "mask": torch.zeros(4)}, r"mask broadcast to it, got \(2, 3\) and \(4,\)"),
         ({"labels": torch.zeros(2)}, "labels must be a tensor of whole numbers, one per image"),
         ({"labels": [0, 1]}, "labels must be a tensor of whole numbers, one per image"),
         ({"noise": torch.zeros(0, 3)}, "noise must hold at least one image, got none"),
-        ({"max_rows": "abc"}, "max_rows must be a whole number of at least 1 or null, got abc"),
+        ({"max_rows": "abc"}, "max_rows must be a whole number of at least 1 or null, got 'abc'"),
         ({"max_rows": 0}, "max_rows must be a whole number of at least 1 or null, got 0"),
     ]:
         with pytest.raises(ValueError, match=text):

@@ -25,6 +25,7 @@ from dit.solvers import (
     sample,
 )
 from dit.solvers.solver import SolverState
+from dit.solvers.start import FromState
 from tests.exact import PATHS, Gaussian, Mixture, levels, slope, walk
 
 FORMS = ["sbdm", "constant", "sigma", "linear", "decreasing", "increasing_decreasing"]
@@ -169,7 +170,7 @@ def test_ancestral_is_ddpm_on_the_betas_of_the_coarse_chain(variance, steps):
     denoiser = Denoiser(network, path, "eps", learned_variance=True)
     # The expected noise scale at the start is 1 in DDPM, sigma here; they are 2e-5 apart.
     out = sample(
-        denoiser, start, grid=make_grid(path, steps, "linspace"), solver=Ancestral(variance), state=start,
+        denoiser, start, grid=make_grid(path, steps, "linspace"), solver=Ancestral(variance), start=FromState(start),
         step_noise=draws[1],
     )  # fmt: skip
     torch.testing.assert_close(out.x0, x, rtol=0, atol=1e-5)
@@ -190,7 +191,12 @@ def test_ddim_of_the_coarse_chain_is_that_of_song():
         mean = then.sqrt() * (x - (1 - now).sqrt() * eps) / now.sqrt() + (1 - then - s**2).sqrt() * eps
         x = mean + s * draws[0]() if j is not None else mean
     out = sample(
-        denoiser, start, grid=TableGrid("trailing")(path, 50), solver=DDIM(eta), state=start, step_noise=draws[1]
+        denoiser,
+        start,
+        grid=TableGrid("trailing")(path, 50),
+        solver=DDIM(eta),
+        start=FromState(start),
+        step_noise=draws[1],
     )
     torch.testing.assert_close(out.x0, x, rtol=0, atol=1e-10)
 
