@@ -19,7 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from dit.checks import printable
+from dit.checks import check_whole, printable
 from dit.imports import import_modules
 from dit.launch.collectives import confine
 from dit.launch.devices import adopt_group, check_starter, count_ranks
@@ -32,6 +32,12 @@ from dit.launch.recipe import settled
 from dit.lazy import say_loading
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)  # no bugs of ours
+
+
+_SMALLER = (
+    "a smaller data.batch_size (sampling: batch_size), a larger trainer.accumulate_grad_batches, "
+    "model.activation_checkpointing=1 or trainer=fsdp needs less"
+)
 
 
 class Mistake(CompactHydraException):
@@ -51,6 +57,17 @@ def sentence(error: BaseException) -> str:
     return printable(" ".join(message.split()).removeprefix("ValueError raised while resolving interpolation: "))
 
 
+def mistake(error: Exception) -> str | None:
+    """One sentence for what a user can mend; None for a bug of ours."""
+    if isinstance(error, ValueError | FloatingPointError | InstantiationException | OmegaConfBaseException):
+        return sentence(error)
+    if isinstance(error, OSError) and error.errno in _DISK:
+        return printable(f"{error.strerror}: {error.filename or 'a file of this run'} cannot be written")
+    if type(error).__name__ == "OutOfMemoryError":  # torch's
+        return f"{printable(str(error).partition('. GPU')[0])}; {_SMALLER}"
+    return None
+
+
 def _say_reading() -> None:
     """The first word, within half a second. A shell that asks for completions gets nothing else."""
     if not {"-sc", "--shell-completion"} & set(sys.argv[1:]):
@@ -61,10 +78,10 @@ class Task:
     """A Hydra task function around `main`, which returns what a sweeper is to optimise, or None.
 
     A job that asks for several processes is run by that many, each handed this one's configuration; a process that is
-    one of several already takes its place among them. whole: keys that must be whole numbers, with the least allowed.
+    one of several already takes its place among them. least: keys that must be whole numbers, with the least allowed.
     trainer: the key of the node with accelerator, devices, num_nodes and strategy; None for a script of one process.
 
-    A mistake is a ValueError, a FloatingPointError, or what Hydra and OmegaConf raise; anything else is a bug of ours
+    What is a mistake says `mistake`; anything else is a bug of ours
     and keeps its traceback, as does everything under HYDRA_FULL_ERROR=1. Of several ranks the first to fail speaks.
     """
 
@@ -156,9 +173,7 @@ class Task:
 
     def _check(self, config: DictConfig) -> None:
         for key, least in self.least.items():
-            value = config[key]
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ValueError(f"{key} must be a whole number of at least {least}, got {value!r}")
+            check_whole(key, config[key], least)
         if self.trainer:
             check_starter(config[self.trainer])
         say_loading()
@@ -170,25 +185,6 @@ class Task:
     def _one_sentence(self, group: Group | None, sweeping: bool) -> Iterator[None]:
         try:
             yield
-        except (ValueError, FloatingPointError, InstantiationException, OmegaConfBaseException) as error:
-            said = sentence(error)
-            first = group is None or group.first_to_fail(said)
-            if os.environ.get("HYDRA_FULL_ERROR", "0") == "1":
-                raise
-            if first:
-                sys.stderr.write(f"error: {said}\n")
-            if sweeping:
-                raise Mistake(said) from None
-            raise SystemExit(1) from None
-        except OSError as error:
-            if error.errno not in _DISK or os.environ.get("HYDRA_FULL_ERROR", "0") == "1":
-                raise
-            said = printable(f"{error.strerror}: {error.filename or 'a file of this run'} cannot be written")
-            if group is None or group.first_to_fail(said):
-                sys.stderr.write(f"error: {said}\n")
-            if sweeping:
-                raise Mistake(said) from None
-            raise SystemExit(1) from None
         except SystemExit as stop:
             if group is not None:
                 group.first_to_fail(f"stopped, exit code {stop.code}")  # it has said why
@@ -198,6 +194,12 @@ class Task:
                 raise
             raise SystemExit(130) from None  # the terminal's user knows, and one line from each rank is too many
         except Exception as error:
-            if group is None or group.first_to_fail(f"{type(error).__name__}: {error}") or sweeping:
+            said, full = mistake(error), os.environ.get("HYDRA_FULL_ERROR", "0") == "1"
+            first = group is None or group.first_to_fail(said or f"{type(error).__name__}: {error}")
+            if full or (said is None and (first or sweeping)):
                 raise
+            if said is not None and first:
+                sys.stderr.write(f"error: {said}\n")
+            if sweeping:
+                raise Mistake(said) from None
             raise SystemExit(1) from None
