@@ -14,7 +14,7 @@ from hydra.core.utils import configure_log, setup_globals
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dit.launch.plain import dumps, loads, put_together, taken_apart
+from dit.launch.packing import dumps, loads, put_together, taken_apart
 
 
 @dataclass

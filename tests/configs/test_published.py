@@ -12,6 +12,7 @@ from hydra.utils import instantiate
 
 from dit.diffusion import Denoiser, DiscreteVP, LinearFlow
 from dit.solvers import ImageNoise, sample
+from dit.solvers.sampler import STARTS
 from tests.configs.test_configs import composed
 
 PAGE = (Path(__file__).parents[2] / "docs" / "checkpoints.md").read_text()
@@ -65,7 +66,7 @@ def ours(name, net, path, kind, change=(), count=2, **learned):
         solver=sampler.solver,
         guidance=sampler.guidance,
         step_noise=source.draw,
-        init=sampler.init,
+        start=STARTS[sampler.init],
     )
     return out.x0
 

@@ -198,5 +198,5 @@ def test_the_scripts_take_a_file_for_data(script, tmp_path, proof, monkeypatch, 
         runpy.run_path(str(ROOT / f"{script}.py"), run_name="__main__")
     said = capfd.readouterr().err
     assert stop.value.code == 1, said
-    assert [line[:7] for line in said.splitlines() if line.strip()] == ["error: "], said
+    assert [line[:7] for line in said.splitlines() if line.strip()] == ["reading", "error: "], said
     assert not proof.exists()

@@ -152,7 +152,7 @@ def test_missing_weights_and_extras_are_named(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"cannot download the weights of vit_large.*: give weights=PATH"):
         Dino()
     monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
-    with pytest.raises(ValueError, match=r"pip install 'ditlab\[scores\]'"):
+    with pytest.raises(ValueError, match=r"pip install 'ditlab\[metrics\]'"):
         Inception()
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ValueError, match="need timm: pip install timm"):

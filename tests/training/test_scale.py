@@ -222,9 +222,9 @@ def test_wsd_does_not_know_the_end_before_its_cooldown():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"shape": "cosine"}, r"scheduler\.shape must be one of linear, sqrt, got 'cosine'"),
-        ({"cooldown": 0}, r"scheduler\.cooldown must be at least 1 and fit with scheduler\.warmup=0 into 10 steps"),
-        ({"cooldown": 6, "warmup": 5}, r"fit with scheduler\.warmup=5 into 10 steps .*, got 6"),
+        ({"shape": "cosine"}, r"lr_schedule\.shape must be one of linear, sqrt, got 'cosine'"),
+        ({"cooldown": 0}, r"lr_schedule\.cooldown must be at least 1 and fit with lr_schedule\.warmup=0 into 10 steps"),
+        ({"cooldown": 6, "warmup": 5}, r"fit with lr_schedule\.warmup=5 into 10 steps .*, got 6"),
     ],
 )
 def test_a_wsd_that_does_not_fit_is_refused(changes, message):

@@ -83,6 +83,7 @@ def test_every_rank_draws_its_own_noise(tmp_path, monkeypatch):
             global_step=5,
             world_size=2,
             accumulate_grad_batches=1,
+            log_every_n_steps=50,
         )
         monkeypatch.setattr(
             model, "losses", lambda x0, y, r, told, rank=rank: Losses(drawn.setdefault(rank, r.eps).mean((1, 2, 3)))
@@ -414,12 +415,12 @@ def test_learning_rates_rise_and_fall():
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
     for schedule in (constant, partial(cosine, total=10), partial(wsd, total=10)):
         for warmup in (-1, 1.5, None, True):
-            with pytest.raises(ValueError, match=r"scheduler\.warmup must be a whole number of at least 0, got"):
+            with pytest.raises(ValueError, match=r"lr_schedule\.warmup must be a whole number of at least 0, got"):
                 schedule(optimizer, warmup=warmup)
     for final in (-1, 1.1, float("nan"), "0"):
-        with pytest.raises(ValueError, match=r"scheduler\.final must be a finite number of at least 0 and at most 1"):
+        with pytest.raises(ValueError, match=r"lr_schedule\.final must be a finite number of at least 0 and at most 1"):
             cosine(optimizer, total=10, final=final)
-    with pytest.raises(ValueError, match=r"scheduler\.total must exceed scheduler\.warmup=5, got 5"):
+    with pytest.raises(ValueError, match=r"lr_schedule\.total must exceed lr_schedule\.warmup=5, got 5"):
         cosine(torch.optim.SGD([torch.zeros(1)], lr=1.0), total=5, warmup=5)
 
 
@@ -432,7 +433,9 @@ def test_ranks_and_accumulated_batches_share_the_strata_of_a_batch(monkeypatch):
             monkeypatch.setattr(type(model), "global_rank", rank)
             model.log = lambda *a, **k: None
             loop = SimpleNamespace(total_batch_idx=index)
-            model._trainer = SimpleNamespace(fit_loop=loop, global_step=3, world_size=2, accumulate_grad_batches=2)
+            model._trainer = SimpleNamespace(
+                fit_loop=loop, global_step=3, world_size=2, accumulate_grad_batches=2, log_every_n_steps=50
+            )
             monkeypatch.setattr(
                 model, "losses", lambda x0, y, r, told: drawn.append(r.t) or Losses(r.eps.mean((1, 2, 3)))
             )

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from omegaconf import Container, OmegaConf, open_dict
 
 from dit.launch.job import Job
-from dit.launch.plain import dumps, loads, put_together, taken_apart
+from dit.launch.packing import dumps, loads, put_together, taken_apart
 from tests.launch.test_launch import ROOT
 
 

@@ -1,0 +1,1 @@
+"""Groups of configurations that only training has: their names are keys of other scripts."""
