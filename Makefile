@@ -30,10 +30,10 @@ demo: $(STAMP)  ## train a DiT on real digits, sample it with guidance, score it
 	@echo "picture: $(DEMO)/samples.png"
 
 test: $(STAMP) lint  ## lint, types, import contract and the fast tests (over 20 minutes on 2 cores)
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-all: $(STAMP) lint  ## the slow tests and the fault campaign as well
-	$(BIN)/python -m pytest -n 2 -m "not parity"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not parity"
 	@$(MAKE) --no-print-directory hostile faults
 
 hostile: $(STAMP)  ## files that are damaged or a stranger's: 300 strikes and 200 values (a minute on 2 cores)
