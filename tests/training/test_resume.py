@@ -287,10 +287,16 @@ def test_a_run_of_an_older_version_goes_on_though_keys_were_added_and_renamed_si
     contents = torch.load(tmp_path / "last.ckpt", weights_only=True)
     old = passport(Metadata.from_dict(contents.pop("metadata")))
     old["config"] = {"model": {"depth": 1, "class_dropout": 0.1}, "loss": {"_target_": "dit.diffusion.MSE"}, "seed": 0}
+    old["config"]["scheduler"] = {"warmup": 5}
     torch.save({**contents, "passport": old}, tmp_path / "last.ckpt")
     now = {"model": {"depth": 1, "qk_norm_eps": 1e-6}, "loss": {"_target_": "dit.objectives.MSE"}, "seed": 0}
+    now["lr_schedule"] = {"warmup": 5}
     assert find_start("auto", tmp_path, 9, now | {"dropout": {"class": 0.1}}).file == tmp_path / "last.ckpt"
-    for changes, key in (({"dropout": {"class": 0.2}}, "dropout.class=0.1, not 0.2"), ({"seed": 1}, "seed=0, not 1")):
+    for changes, key in (
+        ({"dropout": {"class": 0.2}}, "dropout.class=0.1, not 0.2"),
+        ({"seed": 1}, "seed=0, not 1"),
+        ({"lr_schedule": {"warmup": 6}}, "lr_schedule.warmup=5, not 6"),
+    ):
         with pytest.raises(ValueError, match=rf"is of a run with {key}"):
             find_start("auto", tmp_path, 9, now | {"dropout": {"class": 0.1}} | changes)
 
