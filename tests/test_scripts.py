@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import os
 import re
 import runpy
@@ -24,6 +25,7 @@ ROOT = Path(__file__).parent.parent
 def run(script, *arguments):
     """The script's output, run in this process, which saves its start-up; asserts success."""
     said, here, precision = io.StringIO(), os.getcwd(), torch.get_float32_matmul_precision()
+    handlers, level = logging.root.handlers[:], logging.root.level
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(said), redirect_stderr(said):
         patch.setattr(sys, "argv", [script, *map(str, arguments)])
         patch.chdir(ROOT)
@@ -35,6 +37,8 @@ def run(script, *arguments):
                 raise AssertionError(said.getvalue()) from stop
         finally:
             torch.set_float32_matmul_precision(precision)
+            logging.root.handlers[:] = handlers  # Hydra's write to this run's folder and output
+            logging.root.setLevel(level)
     assert os.getcwd() == here
     return said.getvalue()
 

@@ -21,6 +21,7 @@ from dit.checkpoint import (
 )
 from dit.diffusion import DiscreteVP, LinearFlow, VarianceExploding
 from dit.solvers import CFG, Euler, make_grid, sample
+from dit.solvers.start import FromState
 from tests.checkpoint.ours import NAMES, checkpoint, passport
 
 X = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -191,7 +192,7 @@ def test_diffusers_computes_what_we_do(tmp_path, path, kind, learn_variance):
             said = theirs(x, timestep.expand(2), LABELS).sample[:, :4]
         x = scheduler.step(said, timestep, x).prev_sample
     grid = make_grid(path, 10, "trailing")
-    out = sample(ours.denoiser, None, LABELS, grid=grid, solver=Euler(), state=X)
+    out = sample(ours.denoiser, None, LABELS, grid=grid, solver=Euler(), start=FromState(X))
     torch.testing.assert_close(out.x0 / x.std(), x / x.std(), rtol=0, atol=1e-4)
 
     # Saved again by diffusers it has lost our metadata: what it says itself is then taken.

@@ -10,6 +10,7 @@ import torch
 from dit.checkpoint import import_checkpoint, import_loaded
 from dit.diffusion import DiscreteVP
 from dit.solvers import CFG, Ancestral, make_grid, sample
+from dit.solvers.start import FromState
 from tests.checkpoint.foreign import (
     JIT,
     LABELS,
@@ -126,7 +127,7 @@ def test_guided_learned_sampling_is_diffusers_step_by_step(tmp_path):
         grid=grid,
         solver=Ancestral("learned"),
         guidance=CFG(4.0, channels=3),
-        state=noise,
+        start=FromState(noise),
         step_noise=lambda: torch.randn(noise.shape, generator=generator, dtype=noise.dtype),
         on_step=lambda context, x: seen.append(x),
     )
