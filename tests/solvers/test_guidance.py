@@ -179,7 +179,7 @@ def test_a_limited_velocity_is_that_of_the_denoised_picture_over_no_less_than_t_
         x = x + (t_next - t) * mean
     got = sample(denoiser, None, LABELS, start=FromState(NOISE), grid=grid, solver=Heun(), guidance=rule)
     torch.testing.assert_close(got.x0, x, rtol=0, atol=1e-10)
-    above = {"state": NOISE, "grid": grid[:2], "solver": Heun()}
+    above = {"start": FromState(NOISE), "grid": grid[:2], "solver": Heun()}
     guided = (sample(denoiser, None, LABELS, guidance=g, **above).x0 for g in (rule, CFG(2.0)))
     assert torch.equal(*guided)
 
