@@ -37,6 +37,21 @@ def test_the_library_loads_no_framework():
     assert "dit.solvers.sample" in found
 
 
+LOADS = {
+    "dit.metrics": FRAMEWORK | {"dit.model", "dit.training"},
+    "dit.report": FRAMEWORK | {"dit.model", "dit.training"},
+    "dit.training": {"hydra", "omegaconf", "data", "dit.launch"},
+    "dit.launch": {"lightning", "wandb", "torchvision", "data", "dit.training", "dit.model"},
+    "data": {"hydra", "omegaconf", "dit.model", "dit.training", "dit.solvers", "dit.metrics", "dit.launch"},
+}
+
+
+@pytest.mark.parametrize("room", LOADS)
+def test_a_room_loads_only_what_it_may(room):
+    """Contracts read what our files import; this sees what other packages bring along."""
+    assert not LOADS[room] & loaded(f"from {room} import *")
+
+
 def test_every_room_has_a_contract():
     """A new folder of dit/ is known to the contracts, as a source or as what others must not import."""
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]

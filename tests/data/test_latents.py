@@ -300,7 +300,6 @@ def run(*arguments, launcher=("-m",)):
     )
 
 
-@pytest.mark.slow
 def test_two_processes_killed_in_the_middle_and_begun_again_end_with_every_picture_once(vae, tmp_path):
     command = [*COMMAND, f"vae={vae}"]
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m")

@@ -18,7 +18,6 @@ import torch
 from PIL import Image
 from rich.console import Console
 from safetensors.torch import load_file
-from torch_fidelity import feature_extractor_inceptionv3 as theirs
 
 from data import real_of_split
 from dit.checkpoint.exporting import export_safetensors
@@ -324,24 +323,19 @@ def test_npz_files_on_either_side(evaluate, held_out, tmp_path):
     assert "moments alone" in text.replace("\n", " ")
 
 
-@pytest.fixture(scope="module")
-def inception(tmp_path_factory):
-    file = tmp_path_factory.mktemp("weights") / "inception.pth"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(theirs, "load_state_dict_from_url", lambda *_, **__: {})
-        patch.setattr(theirs.FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
-        torch.manual_seed(0)
-        torch.save(theirs.FeatureExtractorInceptionV3("x", ["2048"], verbose=False).state_dict(), file)
-    return f"features.weights={file}"
-
-
 def test_two_folders_in_features_of_inception_need_no_data(evaluate, inception, tmp_path):
     """Of any size, each by itself."""
     images = torch.randint(0, 256, (24, 3, 12, 12), dtype=torch.uint8)
     fake = pngs(tmp_path / "fake", images[:12])
     real = pngs(tmp_path / "real", images[12:, :, :10])
     mine = tmp_path / "cache"
-    options = f"fake={fake}", f"real={real}", "features=inception", inception, "metrics=[kid,inception_score]"
+    options = (
+        f"fake={fake}",
+        f"real={real}",
+        "features=inception",
+        f"features.weights={inception}",
+        "metrics=[kid,inception_score]",
+    )
     found = evaluate(*options, cache=mine)[1]
     assert found["protocol"]["features"]["name"] == "inception"
     assert found["protocol"]["reference"]["images"] == 12
@@ -375,7 +369,7 @@ def of_latents(tmp_path_factory, checkpoint):
 def test_models_of_latents_are_scored_by_what_their_latents_decode_to(evaluate, of_latents, vae, inception, tmp_path):
     real = pngs(tmp_path / "real", torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8))
     options = [of_latents, f"real={real}", "images=10", "steps=1", "metrics=[kid]", f"vae={vae}"]
-    found = evaluate(*options, "features=inception", inception)[1]
+    found = evaluate(*options, "features=inception", f"features.weights={inception}")[1]
     assert found["rows"][0]["scores"]["kid"]["value"] is not None
     assert found["protocol"]["normalisation"]["vae"] == str(vae)
     with Image.open(tmp_path / "out" / "samples.png") as sheet:
@@ -396,7 +390,7 @@ def test_an_imported_checkpoint_is_scored_where_real_is_given(evaluate, inceptio
     decoder = diffusers.AutoencoderKL(block_out_channels=(32,), norm_num_groups=8, latent_channels=4)
     decoder.save_pretrained(tmp_path / "vae")
     options = f"checkpoint={tmp_path}/dit.safetensors", "images=4", "steps=1", "metrics=[kid]"
-    more = f"real={real}", "features=inception", inception
+    more = f"real={real}", "features=inception", f"features.weights={inception}"
     found = evaluate(*options, f"vae={tmp_path}/vae", *more)[1]
     assert found["rows"][0]["scores"]["kid"]["value"] is not None
     for file in ("samples.png", "scores.json"):

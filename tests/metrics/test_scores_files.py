@@ -85,18 +85,6 @@ def test_nan_and_constant_pictures_are_refused():
         check_pictures(blank, "x.npz", begin=10)
 
 
-@pytest.fixture(scope="module")
-def inception(tmp_path_factory):
-    """torch-fidelity's network with random weights, in a file."""
-    file = tmp_path_factory.mktemp("weights") / "inception.pth"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(theirs, "load_state_dict_from_url", lambda *_, **__: {})
-        patch.setattr(theirs.FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
-        torch.manual_seed(0)
-        torch.save(theirs.FeatureExtractorInceptionV3("x", ["2048"], verbose=False).state_dict(), file)
-    return file
-
-
 def test_inception_features_are_torch_fidelitys(inception):
     """Pooled and unbiased logits to the bit; spatial, 7 channels of the 1x1 branch of mixed_6, channels last."""
     ours = Inception(inception)
