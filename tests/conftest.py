@@ -6,6 +6,8 @@ import sys
 import pytest
 import torch
 
+from tests.as_found import as_found
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the commands that tests start: several run side by side
 os.environ.setdefault("DITLAB_JOB_SECRET", "a secret of the tests")  # else torchrun makes one in the home folder
 os.environ.setdefault("WANDB_MODE", "offline")
@@ -18,7 +20,8 @@ def surroundings():
     torch.manual_seed(0)
     if "torch._dynamo" in sys.modules:
         torch.compiler.reset()  # what is compiled must not depend on the tests before
-    yield
+    with as_found():
+        yield
     torch.set_default_dtype(torch.float32)
 
 

@@ -1,11 +1,13 @@
 """The three scripts as a user runs them: what they write, what they say, and one sentence for each mistake."""
 
+import io
 import json
 import os
 import re
 import runpy
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import diffusers
@@ -14,12 +16,28 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.as_found import as_found
 from tests.checkpoint.foreign import saved, weights
 
 ROOT = Path(__file__).parent.parent
 
 
-def run(script, *arguments, ok=True, **environment):
+def run(script, *arguments):
+    """The script's output, run in this process, which saves its start-up; asserts success."""
+    said = io.StringIO()
+    with as_found(), pytest.MonkeyPatch.context() as patch, redirect_stdout(said), redirect_stderr(said):
+        patch.setattr(sys, "argv", [script, *map(str, arguments)])
+        patch.chdir(ROOT)
+        patch.delenv("HYDRA_FULL_ERROR", raising=False)
+        try:
+            runpy.run_path(str(ROOT / script), run_name="__main__")
+        except SystemExit as stop:
+            if stop.code:
+                raise AssertionError(said.getvalue()) from stop
+    return said.getvalue()
+
+
+def run_apart(script, *arguments, ok=True, **environment):
     """The script's output in a process of its own; asserts success, or failure without a traceback."""
     settings = {**os.environ, "OMP_NUM_THREADS": "1", "HYDRA_FULL_ERROR": "0", **environment}
     command = [sys.executable, str(ROOT / script), *map(str, arguments)]
@@ -53,7 +71,7 @@ def refused(monkeypatch, capfd):
 def trained(tmp_path_factory):
     """A run of a few steps with everything in it."""
     folder = tmp_path_factory.mktemp("run")
-    text = run("train.py", "experiment=digits", "debug=fast", f"hydra.run.dir={folder}")
+    text = run_apart("train.py", "experiment=digits", "debug=fast", f"hydra.run.dir={folder}")
     return folder, text
 
 
@@ -74,7 +92,7 @@ def test_training_writes_its_run_folder_and_says_how_it_goes(trained):
 def test_sampling_needs_nothing_but_the_checkpoint(trained, tmp_path):
     checkpoint = trained[0] / "checkpoints" / "last.ckpt"
     options = [f"checkpoint={checkpoint}", "classes=[3,7]", "per_class=2", "guidance.scale=2", "solver=heun", "steps=3"]
-    run("sample.py", *options, "seed=0", "format=npz", f"out={tmp_path}/a")
+    run_apart("sample.py", *options, "seed=0", "format=npz", f"out={tmp_path}/a")
     with np.load(tmp_path / "a" / "samples.npz") as arrays:
         assert arrays["arr_0"].shape == (4, 8, 8, 1)
         assert arrays["arr_0"].dtype == np.uint8
@@ -87,7 +105,7 @@ def test_sampling_needs_nothing_but_the_checkpoint(trained, tmp_path):
     assert (protocol["labels"], protocol["class_names"][7]) == ([3, 3, 7, 7], "7")
     assert (protocol["weights"], protocol["checkpoint_step"]) == ("ema 0.999", 4)
 
-    run("sample.py", *options, "seed=0", "format=png", "batch_size=1", f"out={tmp_path}/b")
+    run_apart("sample.py", *options, "seed=0", "format=png", "batch_size=1", f"out={tmp_path}/b")
     names = ["00000_class3.png", "00001_class3.png", "00002_class7.png", "00003_class7.png"]
     for name, image in zip(names, images, strict=True):
         with Image.open(tmp_path / "b" / name) as picture:
@@ -105,7 +123,7 @@ def test_all_classes_when_none_are_given(trained, tmp_path):
 
 def test_evaluation_prints_a_table_with_its_protocol(trained, tmp_path):
     checkpoint = trained[0] / "checkpoints" / "last.ckpt"
-    text = run(
+    text = run_apart(
         "evaluate.py", f"checkpoint={checkpoint}", "guidance_scales=[1,2]", "images=20", "steps=1", f"cache={tmp_path}",
         f"hydra.run.dir={tmp_path}/out",
     )  # fmt: skip
@@ -116,7 +134,7 @@ def test_evaluation_prints_a_table_with_its_protocol(trained, tmp_path):
 
 
 def test_wandb_logs_config_scalars_and_previews(tmp_path):
-    run(
+    run_apart(
         "train.py", "debug=fast", "logger=wandb", f"hydra.run.dir={tmp_path}", WANDB_MODE="offline", WANDB_SILENT="true"
     )
     (record_file,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
@@ -128,7 +146,7 @@ def test_wandb_logs_config_scalars_and_previews(tmp_path):
     name = (tmp_path / "wandb_id").read_text()
     assert record_file.name == f"run-{name}.wandb"
     more = ["trainer.max_steps=5", f"resume={tmp_path}/checkpoints/last.ckpt"]
-    run("train.py", "debug=fast", "logger=wandb", f"hydra.run.dir={tmp_path}", *more, WANDB_MODE="offline")
+    run_apart("train.py", "debug=fast", "logger=wandb", f"hydra.run.dir={tmp_path}", *more, WANDB_MODE="offline")
     assert [file.name for file in tmp_path.glob("wandb/offline-run-*/run-*.wandb")] == [record_file.name] * 2
 
 
@@ -227,7 +245,7 @@ def test_fine_tuning_from_no_checkpoint_is_refused(refused, tmp_path):
 
 
 def test_a_bad_job_does_not_stop_its_sweep(tmp_path):
-    text = run("train.py", "-m", "debug=fast", "model.patch_size=3,2", f"hydra.sweep.dir={tmp_path}", ok=False)
+    text = run_apart("train.py", "-m", "debug=fast", "model.patch_size=3,2", f"hydra.sweep.dir={tmp_path}", ok=False)
     assert "error: model.patch_size must divide the image size 8, got 3" in text
     assert not (tmp_path / "0" / "checkpoints").exists()
     assert (tmp_path / "1" / "checkpoints" / "last.ckpt").is_file()
@@ -270,7 +288,9 @@ def test_samples_do_not_mix_with_others(trained, refused, tmp_path):
 
 def test_samples_of_a_sweep_can_be_made_side_by_side(trained, tmp_path):
     asked = [f"checkpoint={trained[0]}/checkpoints/last.ckpt", "per_class=1", "steps=1", "seed=5,6"]
-    run("sample.py", "-m", "hydra/launcher=slots", "hydra.launcher.slots=2", *asked, f"hydra.sweep.dir={tmp_path}/out")
+    run_apart(
+        "sample.py", "-m", "hydra/launcher=slots", "hydra.launcher.slots=2", *asked, f"hydra.sweep.dir={tmp_path}/out"
+    )
     made = [json.loads((tmp_path / "out" / name / "samples.json").read_text()) for name in "01"]
     assert [protocol["seed"] for protocol in made] == [5, 6]
 
@@ -364,14 +384,14 @@ def test_a_folder_with_an_unreadable_picture_names_it(tmp_path):
                 Image.fromarray(pixels).save(tmp_path / split / name / f"{i}.png")
     options = ["debug=fast", "data=folder", f"data.root={tmp_path}", "data.image_size=8", "data.batch_size=16"]
     (tmp_path / "train" / "b" / "3.png").write_bytes(b"broken")
-    text = run("train.py", *options, f"hydra.run.dir={tmp_path}/again", ok=False)
+    text = run_apart("train.py", *options, f"hydra.run.dir={tmp_path}/again", ok=False)
     assert "cannot read the picture" in text
     assert "b/3.png" in text
 
 
 @pytest.mark.slow
 def test_a_sweep_over_schedules_and_dropout_samples_in_every_job(tmp_path):
-    run(
+    run_apart(
         "train.py", "-m", "diffusion=ddpm_linear,ddpm_cosine,flow_linear", "dropout.class=0,0.1",
         "trainer.max_steps=20", "lr_schedule.warmup=1", f"hydra.sweep.dir={tmp_path}",
     )  # fmt: skip
