@@ -1,7 +1,8 @@
 """WHAT IS MINIMISED: objectives, which own the forward pass, and the losses that compare a prediction. Torch only."""
 
-from dit.objectives.loss import MSE, CosineDirection, LearnedUncertainty, Loss, MinSNR
-from dit.objectives.objective import Denoising, Losses, Objective, check_features
+from dit.objectives.loss import MSE, CosineDirection, Loss, MinSNR
+from dit.objectives.objective import Denoising, Losses, Objective, as_objective, check_features, predict
+from dit.objectives.uncertainty import LearnedUncertainty
 from dit.objectives.vlb import HybridVLB
 
 __all__ = [
@@ -14,5 +15,7 @@ __all__ = [
     "Losses",
     "MinSNR",
     "Objective",
+    "as_objective",
     "check_features",
+    "predict",
 ]

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from dit.diffusion.prediction import Kind, Prediction, check_kind, check_positive
 
 
 class Loss(ABC):
-    """loss(prediction, x0, eps) -> [B]. `learns_variance`: whether it trains the second half of a doubled output."""
-
-    learns_variance = False
+    """loss(prediction, x0, eps) -> [B]."""
 
     @abstractmethod
     def __call__(self, prediction: Prediction, x0: Tensor, eps: Tensor) -> Tensor:
@@ -89,37 +85,6 @@ class CosineDirection(Loss):
 
 
 def check_inner(inner: Loss) -> None:
-    """ValueError for an inner loss with weights of its own, which only a module could train."""
-    if isinstance(inner, nn.Module):
-        raise ValueError(f"loss.inner cannot be {type(inner).__name__}, which has weights; put it outside of the other")
-
-
-class LearnedUncertainty(nn.Module, Loss):
-    """inner / e^l + l for a learned l(log-SNR), which becomes the logarithm of the mean loss at each noise level, so
-    that all levels pull equally (Karras et al. 2024, EDM2, eq. 21; Kendall and Gal 2017).
-
-    l is linear in `channels` random Fourier features of log-SNR / -8, EDM's ln(sigma)/4; it starts at 0 and is trained
-    with the network, whose checkpoints leave it behind. seed: of the features.
-    """
-
-    frequencies: Tensor
-    phases: Tensor
-
-    def __init__(self, inner: Loss, channels: int = 128, seed: int = 0):
-        super().__init__()
-        self.inner = inner
-        generator = torch.Generator().manual_seed(seed)
-        self.register_buffer("frequencies", 2 * math.pi * torch.randn(channels, generator=generator))
-        self.register_buffer("phases", 2 * math.pi * torch.rand(channels, generator=generator))
-        self.weights = nn.Parameter(torch.zeros(channels))
-        self.learns_variance = inner.learns_variance
-
-    def log_loss(self, log_snr: Tensor) -> Tensor:
-        """l at log_snr [B] -> [B], in float32 under autocast as well: a step of bfloat16 is per cents of e^-l."""
-        angle = -log_snr.float()[:, None] / 8 * self.frequencies + self.phases  # [B, channels]
-        return (math.sqrt(2) * angle.cos() * self.weights).sum(1)  # [B]
-
-    def forward(self, prediction: Prediction, x0: Tensor, eps: Tensor) -> Tensor:
-        c = prediction.coefficients
-        log_loss = self.log_loss((2 * (c.alpha / c.sigma).log()).expand(len(x0)).to(x0.device))  # [B]
-        return self.inner(prediction, x0, eps) * torch.exp(-log_loss) + log_loss  # [B]
+    """ValueError for an inner loss that is an objective, whose forward pass the outer one would leave out."""
+    if not isinstance(inner, Loss):
+        raise ValueError(f"loss.inner cannot be {type(inner).__name__}, an objective; put it outside of the other")

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dit.diffusion import Denoiser
+from dit.diffusion import Denoiser, Prediction
 from dit.objectives.loss import Loss
 
 
@@ -54,10 +54,6 @@ class Denoising(Objective):
 
     loss: Loss
 
-    @property
-    def learns_variance(self) -> bool:  # type: ignore[override]
-        return self.loss.learns_variance
-
     def __call__(
         self,
         denoiser: Denoiser,
@@ -68,9 +64,28 @@ class Denoising(Objective):
         conditions: Mapping[str, Tensor],
         absent: Mapping[str, Tensor],
     ) -> Losses:
-        x = denoiser.path.interpolate(x0, eps, t)  # [B, *D]
-        told: dict[str, Any] = {**conditions, "absent": absent}
-        return Losses(self.loss(denoiser(x, t, labels, **told), x0, eps))  # [B]
+        return Losses(self.loss(predict(denoiser, x0, eps, t, labels, conditions, absent), x0, eps))  # [B]
+
+
+def predict(
+    denoiser: Denoiser,
+    x0: Tensor,
+    eps: Tensor,
+    t: Tensor,
+    labels: Tensor,
+    conditions: Mapping[str, Tensor],
+    absent: Mapping[str, Tensor],
+    features: tuple[str, ...] = (),
+) -> Prediction:
+    """What the network says about x_t, of all that an objective is given; with these features of it."""
+    x = denoiser.path.interpolate(x0, eps, t)  # [B, *D]
+    told: dict[str, Any] = {**conditions, "absent": absent, "features": features}
+    return denoiser(x, t, labels, **told)
+
+
+def as_objective(loss: Loss | Objective) -> Objective:
+    """An objective as it is; a loss as the one that compares a single prediction."""
+    return loss if isinstance(loss, Objective) else Denoising(loss)
 
 
 def check_features(denoiser: Denoiser, names: tuple[str, ...]) -> None:

@@ -7,16 +7,16 @@ from typing import Any
 
 from dit.model import Network, name_of
 from dit.model.compiling import GRAPHS
-from dit.objectives import Loss, Objective
+from dit.objectives import Objective
 
 
-def check_fit(network: Network, facts: dict[str, Any], loss: Loss | Objective) -> None:
-    """Raises ValueError, naming the key, unless the network fits the pictures' `facts` and the loss. The configuration
-    interpolates these keys; whoever types them must type the same."""
+def check_fit(network: Network, facts: dict[str, Any], objective: Objective) -> None:
+    """Raises ValueError, naming the key, unless the network fits the pictures' `facts` and the objective. The
+    configuration interpolates these keys; whoever types them must type the same."""
     name_of(type(network))
-    if network.learns_variance and not loss.learns_variance:
+    if network.learns_variance and not objective.learns_variance:
         raise ValueError("model.learn_variance=true needs loss=hybrid_vlb; no other trains that half of the output")
-    if loss.learns_variance and not network.learns_variance:
+    if objective.learns_variance and not network.learns_variance:
         raise ValueError("loss=hybrid_vlb trains a variance and needs model.learn_variance=true; the output has none")
     channels, height, width = network.sample_shape
     if height != width:

@@ -18,7 +18,7 @@ from dit.checkpoint import Metadata
 from dit.diffusion import Denoiser, GaussianPath, Kind, TimeDistribution, spread
 from dit.model import Network, blocks_of, check_compile
 from dit.model.adapters import Adapter
-from dit.objectives import Denoising, Loss, Losses, Objective
+from dit.objectives import Loss, Losses, Objective, as_objective
 from dit.training.agreement import check_dropout, check_fit, check_graphs
 from dit.training.draws import normals, uniforms
 from dit.training.ema import Averages
@@ -93,7 +93,8 @@ class DiTModule(LightningModule):
         super().__init__()
         if adapter is not None:
             adapter.apply(network)
-        check_fit(network, facts, loss)
+        objective = as_objective(loss)
+        check_fit(network, facts, objective)
         check_dropout(dropout, facts["conditions"])
         check_compile(compile, compile_mode)
         self.network = network
@@ -114,10 +115,10 @@ class DiTModule(LightningModule):
             kind,
             self.metadata.null_label(network),
             sigma_data=sigma_data,
-            learned_variance=loss.learns_variance,
+            learned_variance=objective.learns_variance,
             optional=self.metadata.optional(network),
         )
-        self.times, self.loss, self.ema, self.seed = times, loss, ema, seed
+        self.times, self.loss, self.ema, self.seed = times, objective, ema, seed
         self.compile_backend, self.compile_mode = compile, compile_mode
         self.level_loss = validation or LevelLoss()
         self.level_loss.check(path)
@@ -130,11 +131,7 @@ class DiTModule(LightningModule):
         self.rollbacks = 0  # in this run
         self.validation_loss: float | None = None  # the last one
         self._resumed: dict[str, Any] | None = None  # a checkpoint on its way in
-        self.objective.check(self.denoiser)
-
-    @property
-    def objective(self) -> Objective:
-        return self.loss if isinstance(self.loss, Objective) else Denoising(self.loss)
+        objective.check(self.denoiser)
 
     def setup(self, stage: str) -> None:
         check_precision(self.trainer.precision)
@@ -228,7 +225,7 @@ class DiTModule(LightningModule):
         absent = {name: drawn.dropped[name] for name in conditions if self.metadata.dropout.get(name, 0) > 0}
         if self.metadata.dropout.get("class", 0) > 0:
             labels = torch.where(drawn.dropped["class"], self.network.null_label, labels)  # [B]
-        return self.objective(self.denoiser, x0, drawn.eps, drawn.t, labels, conditions, absent)
+        return self.loss(self.denoiser, x0, drawn.eps, drawn.t, labels, conditions, absent)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         norm = full(nn.utils.get_total_norm(self._gradients()))

@@ -15,7 +15,8 @@ from dit.checks import printable
 # What makes a run this one rather than another; pictures and weights are compared when a checkpoint is loaded.
 _SAME = ("seed", "model", "diffusion", "times", "loss", "optimizer", "lr_schedule", "ema", "dropout", "adapter")
 _BEFORE = {"lr_schedule": "scheduler"}  # what a key was called in older checkpoints
-_FREE = ("model.attention", "model.activation_checkpointing")  # another way to the same numbers
+# Another way to the same numbers, and what older versions said twice.
+_FREE = ("model.attention", "model.activation_checkpointing", "loss.path")
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,11 @@ def _differences(theirs: dict[str, Any], mine: dict[str, Any], unknown: bool = F
     """(key, value in theirs, value in mine) of what differs; a key that one of them lacks is None there. unknown: leave
     out those that theirs lacks."""
     flat = [_flat({key: side.get(key, side.get(_BEFORE.get(key, key))) for key in _SAME}) for side in (theirs, mine)]
-    keys = [key for key in (flat[0] if unknown else flat[0] | flat[1]) if key not in _FREE]
+    keys = [
+        key
+        for key in (flat[0] if unknown else flat[0] | flat[1])
+        if not f"{key}.".startswith(tuple(f"{name}." for name in _FREE))
+    ]
     return [(key, flat[0].get(key), flat[1].get(key)) for key in keys if flat[0].get(key) != flat[1].get(key)]
 
 

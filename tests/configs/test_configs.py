@@ -21,7 +21,7 @@ from dit.evaluate import OnlineMetrics
 from dit.metrics import Dino, Inception
 from dit.model import DiT
 from dit.model.adapters import Adapter
-from dit.objectives import Loss
+from dit.objectives import Loss, Objective, as_objective
 from dit.resolvers import register_resolvers
 from dit.solvers import Guidance, Sampler, Solver, make_grid
 from dit.solvers.sample import describe
@@ -88,8 +88,8 @@ def test_every_file_of_every_group_composes_and_builds(group, name, tree, made, 
             assert isinstance(instantiate(config.times), TimeDistribution)
         case "loss":
             loss = instantiate(config.loss)
-            assert isinstance(loss, Loss)
-            assert config.model.learn_variance is loss.learns_variance
+            assert isinstance(loss, Loss | Objective)
+            assert config.model.learn_variance is as_objective(loss).learns_variance
         case "optimizer":
             assert isinstance(instantiate(config.optimizer)(parameters), torch.optim.Optimizer)
         case "lr_schedule":
@@ -206,7 +206,7 @@ def test_recipes_of_the_docs_build_a_network_that_fits_its_objective(recipe):
     with torch.device("meta"):
         network = instantiate(config.model)
     loss, diffusion = instantiate(config.loss), instantiate(config.diffusion, _convert_="all")
-    assert network.arguments["learn_variance"] is loss.learns_variance
+    assert network.arguments["learn_variance"] is as_objective(loss).learns_variance
     assert isinstance(diffusion["path"], GaussianPath)
     t = instantiate(config.times).sample(4, diffusion["path"])
     assert ((t > 0) & (t < 1)).all()

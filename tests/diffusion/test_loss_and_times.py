@@ -5,8 +5,19 @@ import math
 import pytest
 import torch
 
-from dit.diffusion import KINDS, LogitNormal, LogNormalSigma, LogUniformSigma, Uniform, spread, token_shift
+from dit.diffusion import (
+    KINDS,
+    Denoiser,
+    LogitNormal,
+    LogNormalSigma,
+    LogUniformSigma,
+    Prediction,
+    Uniform,
+    spread,
+    token_shift,
+)
 from dit.objectives import MSE, CosineDirection, HybridVLB, LearnedUncertainty, MinSNR
+from tests.diffusion.judging import judged
 from tests.exact import PATHS, Gaussian
 
 
@@ -124,18 +135,20 @@ def test_learned_uncertainty_starts_as_the_loss_and_becomes_its_logarithm():
     exact = Gaussian(path, "eps")(path.interpolate(x0, eps, t), t)
     level = 0.1 + t[:, None] ** 2
     off = exact.with_native(exact.native_of(x0, eps) + level.sqrt())  # a loss of exactly `level` at each t
-    assert torch.equal(loss(off, x0, eps), inner(off, x0, eps))
+    first = judged(loss, path, off, x0, eps, t)
+    assert torch.equal(first.per_sample, inner(off, x0, eps))
     optimizer = torch.optim.LBFGS(loss.parameters(), max_iter=200, line_search_fn="strong_wolfe")
 
     def closure():
         optimizer.zero_grad()
-        mean = loss(off, x0, eps).mean()
+        mean = judged(loss, path, off, x0, eps, t).per_sample.mean()
         mean.backward()
         return mean
 
     optimizer.step(closure)
     u = loss.log_loss(path.log_snr(t))
     torch.testing.assert_close(u.exp(), level[:, 0], rtol=0.02, atol=0)
+    assert torch.equal(judged(loss, path, off, x0, eps, t).parts["unweighed"], first.per_sample)
     assert [name for name, _ in loss.named_parameters()] == ["weights"]
 
 
@@ -149,15 +162,28 @@ def test_learned_uncertainty_is_float32_under_autocast():
         assert torch.equal(loss.log_loss(levels), plain)
 
 
-def test_a_loss_with_weights_goes_outside():
-    """Inside of one that is no module nobody would train it."""
-    learned = LearnedUncertainty(MSE("x0"))
-    with pytest.raises(ValueError, match=r"loss\.inner cannot be LearnedUncertainty, which has weights; put it"):
-        CosineDirection(learned)
-    with pytest.raises(ValueError, match=r"loss\.inner cannot be LearnedUncertainty"):
-        HybridVLB(learned, PATHS["linear"])
-    assert LearnedUncertainty(HybridVLB(MSE("eps"), PATHS["linear"])).learns_variance
-    assert not learned.learns_variance
+@pytest.mark.parametrize("inner", [LearnedUncertainty(MSE("x0")), HybridVLB(MSE("eps"))], ids=["learned", "hybrid"])
+def test_an_objective_goes_outside_of_a_loss(inner):
+    """Inside, its forward pass would be left out, and nobody would train its weights."""
+    name = type(inner).__name__
+    for outer in (CosineDirection, HybridVLB):
+        with pytest.raises(ValueError, match=rf"loss\.inner cannot be {name}, an objective; put it outside of the"):
+            outer(inner)
+
+
+def test_learned_uncertainty_goes_around_objectives():
+    """It asks of the denoiser what they ask, trains what they train, and keeps their parts."""
+    learned, path = LearnedUncertainty(HybridVLB(MSE("eps"))), PATHS["linear"]
+    assert learned.learns_variance
+    assert not LearnedUncertainty(MSE("x0")).learns_variance
+    with pytest.raises(ValueError, match=r"loss=hybrid_vlb needs a path with steps"):
+        learned.check(Denoiser(torch.nn.Identity(), PATHS["flow"], "eps"))
+    x0, eps, native, variance = torch.randn(4, 3, 2)
+    t = torch.tensor([0.1, 0.5, 0.9])
+    said = Prediction(native, "eps", path.interpolate(x0, eps, t), path.coefficients(t), variance=variance.tanh())
+    parts = judged(learned, path, said, x0, eps, t).parts
+    assert parts.keys() == {"error", "bound", "unweighed"}
+    assert torch.equal(parts["unweighed"], judged(learned.inner, path, said, x0, eps, t).per_sample)
 
 
 def test_a_direction_over_one_channel_is_refused():
@@ -287,7 +313,7 @@ def test_the_cleanest_time_is_a_level_in_float32(path):
     assert path.log_snr(t).isfinite().all()
     exact = Gaussian(path, "edm")(path.interpolate(x0, eps, t), t)
     for loss in (MSE("edm"), MinSNR(5.0), LearnedUncertainty(MSE("edm"))):
-        assert loss(exact, x0, eps).isfinite().all()
+        assert judged(loss, path, exact, x0, eps, t).per_sample.isfinite().all()
 
 
 def test_times_beyond_the_path_are_refused():

@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 
-from dit.diffusion import DiscreteVP, LinearFlow, Prediction
+from dit.diffusion import Denoiser, DiscreteVP, LinearFlow, Prediction
 from dit.diffusion.posterior import ReverseStep
 from dit.objectives import MSE, HybridVLB
+from tests.diffusion.judging import judged
 from tests.exact import Gaussian
 
 PATH = DiscreteVP.linear()
@@ -50,7 +51,7 @@ def test_bound_of_the_true_reverse_variance_is_the_known_one(index):
     def bound(offset):
         variance = torch.full_like(x0, float(between) + offset)
         prediction = Prediction(exact.native, "eps", exact.x, exact.coefficients, variance=variance)
-        return HybridVLB(MSE("eps"), PATH).bound(prediction, x0)
+        return HybridVLB(MSE("eps")).bound(prediction, PATH, x0)
 
     losses = bound(0.0)
     expected = float((true / chain.small).log()) / 2 / math.log(2)
@@ -64,15 +65,18 @@ def test_hybrid_is_the_inner_loss_plus_weight_times_steps_times_the_bound_sample
     t = torch.tensor([5e-4, 1e-3, 2e-3, 0.1, 0.5, 0.99], dtype=torch.float64)
     x = PATH.interpolate(x0, eps, t)
     prediction = Prediction(native, "eps", x, PATH.coefficients(t), variance=variance.tanh())
-    loss = HybridVLB(MSE("eps"), PATH, weight=0.25)
-    together = loss(prediction, x0, eps)
-    alone = MSE("eps")(prediction, x0, eps) + 0.25 * 1000 * loss.bound(prediction, x0)
-    torch.testing.assert_close(together, alone)
+    loss = HybridVLB(MSE("eps"), weight=0.25)
+    together = judged(loss, PATH, prediction, x0, eps)
+    error, bound = MSE("eps")(prediction, x0, eps), 1000 * loss.bound(prediction, PATH, x0)
+    torch.testing.assert_close(together.per_sample, error + 0.25 * bound)
+    assert torch.equal(together.parts["error"], error)
+    assert torch.equal(together.parts["bound"], bound)
     for i in range(6):
         one = Prediction(
             native[i : i + 1], "eps", x[i : i + 1], PATH.coefficients(t[i : i + 1]), variance=variance[i : i + 1].tanh()
         )
-        torch.testing.assert_close(loss(one, x0[i : i + 1], eps[i : i + 1]), together[i : i + 1])
+        alone = judged(loss, PATH, one, x0[i : i + 1], eps[i : i + 1])
+        torch.testing.assert_close(alone.per_sample, together.per_sample[i : i + 1])
 
 
 def test_bound_trains_the_variance_alone():
@@ -81,9 +85,10 @@ def test_bound_trains_the_variance_alone():
     t = torch.tensor([5e-4, 0.01, 0.4, 0.9])
     x = PATH.interpolate(x0, eps, t)
     gradients = []
-    for loss in (MSE("eps"), HybridVLB(MSE("eps"), PATH)):
+    for loss in (MSE("eps"), HybridVLB(MSE("eps"))):
         mean, log = native.clone().requires_grad_(), variance.clone().requires_grad_()
-        loss(Prediction(mean, "eps", x, PATH.coefficients(t), variance=log), x0, eps).sum().backward()
+        prediction = Prediction(mean, "eps", x, PATH.coefficients(t), variance=log)
+        judged(loss, PATH, prediction, x0, eps).per_sample.sum().backward()
         gradients.append((mean.grad, log.grad))
     assert torch.equal(gradients[0][0], gradients[1][0])
     assert gradients[0][1] is None
@@ -99,7 +104,7 @@ def test_first_entry_is_the_likelihood_of_bytes():
         prediction = Prediction(
             torch.full_like(x, mean), "x0", x, PATH.coefficients(t), variance=torch.full_like(x, between)
         )
-        bits = HybridVLB(MSE("x0"), PATH).bound(prediction, pixels)
+        bits = HybridVLB(MSE("x0")).bound(prediction, PATH, pixels)
         shown = bits < 39  # where the probability is not floored
         assert float((2 ** -bits[shown]).sum()) == pytest.approx(1, abs=1e-9)
 
@@ -111,7 +116,7 @@ def test_variance_of_the_first_entry_lies_between_those_of_the_second_and_its_ow
     likelihood = []
     for between in (-1.0, 1.0):
         prediction = Prediction(x, "x0", x, PATH.coefficients(t), variance=torch.full_like(x, between))
-        likelihood.append(2 ** -float(HybridVLB(MSE("x0"), PATH).bound(prediction, x)))
+        likelihood.append(2 ** -float(HybridVLB(MSE("x0")).bound(prediction, PATH, x)))
     for got, variance in zip(likelihood, (step(1)[2].small, step(0)[2].large), strict=True):
         inside = math.erf((1 / 255) / math.sqrt(2 * float(variance)))
         assert got == pytest.approx(inside, rel=1e-6)
@@ -119,4 +124,4 @@ def test_variance_of_the_first_entry_lies_between_those_of_the_second_and_its_ow
 
 def test_a_path_without_steps_is_refused():
     with pytest.raises(ValueError, match=r"loss=hybrid_vlb needs a path with steps, DiscreteVP; got LinearFlow"):
-        HybridVLB(MSE("eps"), LinearFlow())
+        HybridVLB(MSE("eps")).check(Denoiser(torch.nn.Identity(), LinearFlow(), "eps"))

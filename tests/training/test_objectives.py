@@ -33,7 +33,7 @@ OBJECTIVES = {
     "learned_uncertainty": (objective(LinearFlow(), "velocity", None), LogitNormal(), {}),
     "shifted": (objective(LinearFlow(), "velocity", MSE("v")), LogitNormal(shift=2.0), {}),
     "jit": (objective(LinearFlow(), "x0", MSE("velocity", max_gain=20.0)), LogitNormal(0.8, 0.8), {}),
-    "hybrid_vlb": (objective(TABLE, "eps", HybridVLB(MSE("eps"), TABLE)), Uniform(), {"learn_variance": True}),
+    "hybrid_vlb": (objective(TABLE, "eps", HybridVLB(MSE("eps"))), Uniform(), {"learn_variance": True}),
 }
 
 
@@ -105,7 +105,7 @@ def test_resuming_with_a_loss_of_other_weights_is_refused(tmp_path):
     [
         (MSE("eps"), True, r"model\.learn_variance=true needs loss=hybrid_vlb; no other trains that half"),
         (
-            HybridVLB(MSE("eps"), TABLE),
+            HybridVLB(MSE("eps")),
             False,
             r"loss=hybrid_vlb trains a variance and needs model\.learn_variance",
         ),
