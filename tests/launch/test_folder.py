@@ -83,8 +83,7 @@ def test_the_same_command_beside_itself_is_refused_and_touches_nothing(tmp_path,
 
 def test_a_trial_is_not_run_in_the_folder_of_a_run(tmp_path):
     sweep = [*SCRIPT, "-m", *SLOTS, "a=1", f"hydra.sweep.dir={tmp_path}"]
-    code, text = run(*sweep, "fail=[0]")
-    assert states(tmp_path) == ["failed"], text
+    (tmp_path / "0").mkdir()
     with held(tmp_path / "0"):
         code, text = run(*sweep, "fail=[0]")
     assert code == 1
