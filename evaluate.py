@@ -10,11 +10,10 @@ from rich.text import Text
 
 from dit.checks import printable
 from dit.launch import entry, plain
+from dit.launch.options import Evaluate
 
-LEAST = {"images": 2, "steps": 1, "seed": 0, "batch_size": 1, "replicates": 2, "shown": 1, "real_images": 2}
 
-
-@entry("evaluate", LEAST, trainer="trainer")
+@entry("evaluate", Evaluate, trainer="trainer")
 def main(config: DictConfig) -> float | None:
     # Here, because they load PyTorch: `--help` and the refusal of a typo do not wait for it.
     from dit.checkpoint import load

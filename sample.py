@@ -6,13 +6,12 @@ from omegaconf import DictConfig
 from dit.checks import printable
 from dit.files import given_path
 from dit.launch import entry, pick_device, plain
+from dit.launch.options import Sample
 
 
-@entry("sample", {"per_class": 1, "steps": 1, "seed": 0, "batch_size": 1})
+@entry("sample", Sample)
 def main(config: DictConfig) -> None:
     options = plain(config)
-    if options["format"] not in ("png", "npz"):
-        raise ValueError(f"format must be png or npz, got {options['format']!r}")
     import torch  # here, with all that loads it: `--help` and the refusal of a typo do not wait for it
 
     from dit.checkpoint import load

@@ -4,9 +4,10 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from dit.launch import adopt, entry, plain
+from dit.launch.options import Train
 
 
-@entry("train", least={"seed": 0, "steps": 1, "validate_every": 1}, trainer="trainer")
+@entry("train", Train, trainer="trainer")
 def main(config: DictConfig) -> float | None:
     import torch  # here, with all that loads it: `--help` and the refusal of a typo do not wait for it
 
@@ -19,7 +20,8 @@ def main(config: DictConfig) -> float | None:
         start = load(config.finetune_from, key="finetune_from")
         adopt(config, start)
     OmegaConf.resolve(config)
-    begin = find_start(config.resume, config.callbacks.checkpoint.folder, config.trainer.max_steps, plain(config))
+    kept = config.callbacks and config.callbacks.checkpoint and config.callbacks.checkpoint.folder
+    begin = find_start(kept and config.resume, kept, config.trainer.max_steps, plain(config))
     if begin.finished:
         return begin.validation_loss
     check_kind(config.diffusion.kind, "diffusion.kind")
@@ -38,7 +40,8 @@ def main(config: DictConfig) -> float | None:
         config=plain(config),
         **{key: config[key] for key in ("seed", "compile", "compile_mode", "dropout")},
     )
-    lists = {key: list(instantiate(config[key]).values()) for key in ("callbacks", "logger")}
+    parts_in = {key: instantiate(config[key]) or {} for key in ("callbacks", "logger")}
+    lists = {key: [part for part in node.values() if part is not None] for key, node in parts_in.items()}
     trainer = instantiate(config.trainer, **lists, plugins=[RenamedCheckpointIO()])
     if said:
         say(f"finetune_from={config.finetune_from}: {said}")
@@ -46,7 +49,8 @@ def main(config: DictConfig) -> float | None:
         for logger in trainer.loggers:
             logger.log_hyperparams(plain(config))
         trainer.fit(module, data, ckpt_path=begin.file, weights_only=True)
-    say(f"checkpoint: {config.callbacks.checkpoint.folder}/last.ckpt")
+    if kept:
+        say(f"checkpoint: {kept}/last.ckpt")
     return module.validation_loss
 
 

@@ -71,15 +71,15 @@ def real_of_split(name: str, split: Split, limit: int | None = None) -> Real:
     return Real(name, split, split.some(limit))
 
 
-def real_of_folder(folder: str | Path, classes: Sequence[str] = ()) -> Real:
+def real_of_folder(folder: str | Path, classes: Sequence[str] = (), key: str = "real") -> Real:
     """All pictures below a folder as they are, by name. Where each lies in a subfolder that bears the name of one of
-    `classes`, it has that label.
+    `classes`, it has that label. key: of the configuration, which said the folder.
 
     ValueError for a folder without pictures or with one that cannot be read, for pictures of several sizes, for a
     constant one, and for such a subfolder without any.
     """
-    folder = given_path("a folder of pictures", folder)
-    said = printable(str(folder))
+    folder = given_path(key, folder)
+    said = f"{key}={printable(str(folder))}"
     if not folder.is_dir():
         raise ValueError(f"{said} must be a folder of pictures or an .npz file, and does not exist")
     listing = list_pictures(folder)
@@ -95,7 +95,7 @@ def real_of_folder(folder: str | Path, classes: Sequence[str] = ()) -> Real:
     labels = [known[name] for name in inside if name in known]
     labelled = len(labels) == len(inside)
     if labelled and (empty := [n for n in classes if (folder / n).is_dir() and n not in inside]):
-        raise ValueError(f"{printable(str(folder / empty[0]))} holds no pictures of its class: fill it or remove it")
+        raise ValueError(f"{said}/{printable(empty[0])} holds no pictures of its class: fill it or remove it")
     split = _Loose(listing.pictures, labels if labelled else [0] * len(inside))
     return Real(folder.name, split, range(len(split)), labelled)
 

@@ -6,9 +6,17 @@ import inspect
 import math
 import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from dataclasses import InitVar, is_dataclass
+from typing import Annotated, Any, Literal, Optional, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from annotated_types import Ge, Gt, Interval, Le, Lt, MinLen
 
 T = TypeVar("T")
+
+# What many arguments are; a bound keeps a slip of the finger from taking the machine.
+Count = Annotated[int, Interval(ge=1, le=1_000_000_000)]
+Seed = Annotated[int, Ge(0)]
+Share = Annotated[float, Interval(ge=0, le=1)]
 
 _SHOWN = 120  # characters of a value
 _BEYOND = 1 << 63  # what tensors cannot hold
@@ -50,19 +58,19 @@ def harmless(text: str) -> str:
 
 def check_whole(key: str, value: Any, least: int, most: int | None = None, or_null: bool = False) -> None:
     """Raises ValueError unless `value` is a whole number from `least` to `most`, or None where that is allowed."""
-    if value is None and or_null:
-        return
-    if isinstance(value, bool) or not isinstance(value, int) or value < least or (most is not None and value > most):
-        allowed = f"of at least {least}" if most is None else f"from {least} to {most:,}"
-        raise ValueError(f"{key} must be a whole number {allowed}{' or null' * or_null}, got {shown(value)}")
+    whole = Annotated[int, Interval(ge=least, le=most)]
+    check_value(key, value, Optional[whole] if or_null else whole)  # noqa: UP045 of a variable
 
 
-def check_number(key: str, value: Any, least: float = -math.inf, most: float = math.inf) -> None:
+def check_number(key: str, value: Any, least: float | None = None, most: float | None = None) -> None:
     """Raises ValueError unless `value` is a finite number from `least` to `most`."""
-    if not _is_number(value) or not least <= value <= most:
-        bounds = [f"at least {least:g}"] * (least > -math.inf) + [f"at most {most:g}"] * (most < math.inf)
-        allowed = f" of {' and '.join(bounds)}" if bounds else ""
-        raise ValueError(f"{key} must be a finite number{allowed}, got {shown(value)}")
+    check_value(key, value, Annotated[float, Interval(ge=least, le=most)])
+
+
+def check_value(key: str, value: Any, hint: Any) -> None:
+    """Raises ValueError unless `value` is a plain value of the annotated type and within its bounds."""
+    if not fits(value, hint):
+        raise ValueError(f"{key} must be {named(hint)}, got {shown(value)}")
 
 
 def built(what: str, spec: Any, registry: Mapping[str, Callable[..., T]]) -> T:
@@ -85,42 +93,62 @@ def built(what: str, spec: Any, registry: Mapping[str, Callable[..., T]]) -> T:
 def check_arguments(what: str, call: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
     """Raises ValueError, beginning with `what`, unless `arguments` are plain values that fit the signature of `call`:
     no unknown name, none missing, each of its annotated type. Numbers must be finite."""
-    parameters, hints = _signature(call)
+    parameters, hints, _ = signature(call)
     for key, value in arguments.items():
         if key not in parameters:
             raise ValueError(f"{what} does not take {shown(key)}; it takes {', '.join(parameters)}")
-        if not fits(value, hint := hints.get(key, Any)):
-            raise ValueError(f"{key} of {what} must be {_named(hint)}, got {shown(value)}")
+        check_value(f"{key} of {what}", value, hints.get(key, Any))
     missing = [key for key, p in parameters.items() if p.default is p.empty and key not in arguments]
     if missing:
         raise ValueError(f"{what} lacks {', '.join(missing)}")
 
 
-def _signature(call: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], dict[str, Any]]:
-    """The parameters of a function, or of the constructor of a class, and their types; a constructor's **keywords are
-    those of the next class above."""
+def signature(call: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], dict[str, Any], bool]:
+    """The named parameters of a function, or of the constructor of a class, their types, and whether it takes others
+    too; a constructor's **keywords are those of the next class above."""
     parameters: dict[str, inspect.Parameter] = {}
     hints: dict[str, Any] = {}
-    for function in [each.__init__ for each in inspect.getmro(call)] if inspect.isclass(call) else [call]:
+    more = False
+    classes = inspect.getmro(call)[:-1] if inspect.isclass(call) else [None]
+    for each in classes:
+        function = call if each is None else each.__init__
         found = {key: p for key, p in inspect.signature(function).parameters.items() if key != "self"}
-        parameters = {key: p for key, p in found.items() if p.kind is not p.VAR_KEYWORD} | parameters
-        hints = get_type_hints(function) | hints
-        if not any(p.kind is p.VAR_KEYWORD for p in found.values()):
+        parameters = {
+            key: p for key, p in found.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+        } | parameters
+        hints = _hints(function, each) | hints
+        more = any(p.kind is p.VAR_KEYWORD for p in found.values())
+        if not more:
             break
-    return parameters, hints
+    return parameters, hints, more
+
+
+def _hints(function: Callable[..., Any], of: type | None) -> dict[str, Any]:
+    if of is None or not is_dataclass(of):
+        return get_type_hints(function, include_extras=True)
+    # A dataclass's constructor is of the module of the class, where its parents' annotations mean nothing.
+    hints = get_type_hints(of, include_extras=True)
+    return {name: hint.type if isinstance(hint, InitVar) else hint for name, hint in hints.items()}
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a plain value is of an annotated type; False for annotations of what is no plain value."""
+    """Whether a plain value is of an annotated type and within its bounds; False for annotations of what is no plain
+    value."""
     origin, inner = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return fits(value, inner[0]) and all(_within(value, bound) for bound in inner[1:])
     if origin in (Union, types.UnionType):
         return any(fits(value, option) for option in inner)
     if origin is Literal:
         return any(value == option and type(value) is type(option) for option in inner)
+    if origin is tuple and inner[-1] is not Ellipsis:
+        return isinstance(value, list | tuple) and len(value) == len(inner) and all(map(fits, value, inner))
     if origin in (list, tuple, Sequence):
         return isinstance(value, list | tuple) and all(fits(item, inner[0]) for item in value)
     if origin in (dict, Mapping):
-        return isinstance(value, dict) and all(isinstance(key, str) for key in value)
+        return isinstance(value, dict) and all(
+            isinstance(key, str) and fits(item, inner[1]) for key, item in value.items()
+        )
     if hint is Any:
         return value is None or any(fits(value, each) for each in (bool, int, float, str, list[Any], dict[str, Any]))
     if hint is float:
@@ -130,26 +158,64 @@ def fits(value: Any, hint: Any) -> bool:
     return hint in (bool, str, type(None)) and isinstance(value, hint)
 
 
+def _within(value: Any, bound: Any) -> bool:
+    if isinstance(bound, MinLen):
+        return len(value) >= bound.min_length
+    low, high = _ends(bound)
+    return all(value >= each.ge if isinstance(each, Ge) else value > each.gt for each in low) and all(
+        value <= each.le if isinstance(each, Le) else value < each.lt for each in high
+    )
+
+
+def _ends(bound: Any) -> tuple[list[Any], list[Any]]:
+    """The lower and the upper end of a bound, each in a list that is empty where it has none."""
+    parts = list(bound) if isinstance(bound, Interval) else [bound]
+    return [each for each in parts if isinstance(each, Ge | Gt)], [each for each in parts if isinstance(each, Le | Lt)]
+
+
 def _is_number(value: Any) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return abs(value) < _BEYOND if isinstance(value, int) else math.isfinite(value)
 
 
-def _named(hint: Any) -> str:
+def named(hint: Any) -> str:
+    """What a value of an annotated type is, in words, with its bounds."""
     origin, inner = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        least = [bound.min_length for bound in inner[1:] if isinstance(bound, MinLen)]
+        what = named(inner[0]).replace("a list", f"a list of at least {least[0]}", 1) if least else named(inner[0])
+        return what + "".join(_said(bound) for bound in inner[1:] if not isinstance(bound, MinLen))
     if origin in (Union, types.UnionType):
-        return " or ".join(_named(option) for option in inner)
+        return " or ".join(dict.fromkeys(map(named, inner)))
     if origin is Literal:
         return " or ".join(map(str, inner))
+    if origin is tuple and inner[-1] is not Ellipsis:
+        return f"a list of {len(inner)}: {', '.join(map(named, inner))}"
     if origin in (list, tuple, Sequence):
-        return f"a list of {_named(inner[0]).removeprefix('a ')}s"
+        return f"a list, each {named(inner[0])}"
     names = {
-        float: "a number",
+        float: "a finite number",
         int: "a whole number",
         bool: "true or false",
         str: "a string",
         type(None): "null",
         Any: "a plain value",
     }
-    return names.get(hint, "a mapping")
+    if hint in names:
+        return names[hint]
+    if origin is Callable:
+        return "a function"
+    if not inspect.isclass(hint) or origin is not None:
+        return "a mapping"
+    return f"{'an' if hint.__name__[0] in 'AEIO' else 'a'} {hint.__name__}"
+
+
+def _said(bound: Any) -> str:
+    """A bound in words, after the name of what it bounds."""
+    low, high = _ends(bound)
+    if low and high and isinstance(low[0], Ge) and isinstance(high[0], Le):
+        return f" from {low[0].ge:,} to {high[0].le:,}"
+    parts = [f"at least {each.ge:,}" if isinstance(each, Ge) else f"more than {each.gt:,}" for each in low]
+    parts += [f"at most {each.le:,}" if isinstance(each, Le) else f"less than {each.lt:,}" for each in high]
+    return f" of {' and '.join(parts)}" if parts else ""

@@ -380,14 +380,14 @@ def test_a_sweep_over_schedules_and_dropout_samples_in_every_job(tmp_path):
     assert all(shape == shapes[0] for shape in shapes)
 
 
-def test_a_checkpoint_of_others_is_imported_and_sampled(refused, tmp_path):
+def test_a_checkpoint_of_others_is_imported_and_sampled(refused, monkeypatch, tmp_path):
     """From the public layout to pictures: imported, inspected, sampled as DiT was, decoded by an autoencoder."""
     file = saved(tmp_path, weights(doubled=True))
     vae = diffusers.AutoencoderKL(block_out_channels=(32,), norm_num_groups=8, latent_channels=4)
     vae.save_pretrained(tmp_path / "vae")
     ours = tmp_path / "dit.safetensors"
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit, match="0"):
-        patch.setattr(sys, "argv", ["dit.checkpoint", "import", "dit", str(file), str(ours), "--num-heads", "2"])
+    monkeypatch.setattr(sys, "argv", ["dit.checkpoint", "import", "dit", str(file), str(ours), "--num-heads", "2"])
+    with pytest.raises(SystemExit, match="0"):
         runpy.run_module("dit.checkpoint", run_name="__main__", alter_sys=True)
     published = ["solver=ddpm", "solver.variance=learned", "grid=linspace", "guidance.channels=3", "guidance.scale=4"]
     options = [f"checkpoint={ours}", "classes=[0,2]", "per_class=1", "steps=3", *published]

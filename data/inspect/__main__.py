@@ -11,16 +11,13 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from dit.checks import check_whole, harmless, printable
+from dit.checks import harmless, printable
 from dit.files import given_path, replaced, write_json
 from dit.launch import entry, plain
+from dit.launch.options import Inspect
 
 
-@entry(
-    "inspect",
-    least={"seed": 0, "classes_shown": 1, "samples": 1},
-    configs="../../configs",
-)
+@entry("inspect", Inspect, configs="../../configs")
 def main(config: DictConfig) -> None:
     # Here, because they load PyTorch: `--help` and the refusal of a typo do not wait for it.
     from data.inspect import contact_sheet, examine
@@ -28,8 +25,6 @@ def main(config: DictConfig) -> None:
 
     options = plain(config)
     out, limit = given_path("out", options["out"]), options["limit"]
-    if limit is not None:
-        check_whole("limit", limit, 1)
     data = instantiate(config.data)
     survey = data.survey()
     try:

@@ -10,9 +10,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from dit.files import given_path
 from dit.launch import entry, pick_device, plain, this_group
+from dit.launch.options import Latents
 
 
-@entry("latents", {"shown": 1, "batch_size": 1, "shard_size": 1}, configs="../../configs")
+@entry("latents", Latents, configs="../../configs")
 def main(config: DictConfig) -> None:
     if config.verify is not None:
         check(config)
@@ -33,8 +34,8 @@ def main(config: DictConfig) -> None:
     if device.type == "cuda" and device.index is None:
         place = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
         device = torch.device("cuda", place % torch.cuda.device_count())  # srun may show each process one GPU only
-    autoencoder = Autoencoder(options["vae"], options["slicing"], options["tiling"])
     data, out = instantiate(config.data), given_path("out", options["out"])
+    autoencoder = Autoencoder(options["vae"], options["slicing"], options["tiling"])
     data.prepare_data()
     data.setup()
     source = pictures_spec(options["data"])
@@ -65,7 +66,7 @@ def check(config: DictConfig) -> None:
     from dit.codec import Autoencoder
 
     options, root = plain(config), given_path("verify", config.verify)
-    plan = Manifest.read(root).plan
+    plan = Manifest.read(root, "verify").plan
     data = pictures_from_spec(plan.source, options["data_root"])
     data.setup()
     autoencoder = Autoencoder(options["vae"] or plan.vae, fetch=options["vae"] is not None)

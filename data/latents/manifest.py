@@ -165,19 +165,20 @@ class Manifest:
             _check_digests("records", self.records)
 
     @staticmethod
-    def read(root: str | Path) -> Manifest:
-        """Raises ValueError if there is no complete cache of this version, or its manifest is not what was written."""
-        root = given_path("data.root", root)
+    def read(root: str | Path, key: str = "data.root") -> Manifest:
+        """Raises ValueError, naming the key that said `root`, if there is no complete cache of this version, or its
+        manifest is not what was written."""
+        root = given_path(key, root)
         said = printable(str(root))
         if not (root / MANIFEST).is_file():
             if (plan := read_plan(root)) is not None:
                 made = [name.split("-") for name in present(root)]
                 there = sum(int(number) < plan.shards_of(split) for split, number in made)
                 raise ValueError(
-                    f"data.root={said} is an unfinished cache, {there} of {sum(map(plan.shards_of, SPLITS))} shards; "
+                    f"{key}={said} is an unfinished cache, {there} of {sum(map(plan.shards_of, SPLITS))} shards; "
                     "the command that began it goes on where it stopped"
                 )
-            raise ValueError(f"data.root={said} must be a cache made by python -m data.latents: no {MANIFEST} there")
+            raise ValueError(f"{key}={said} must be a cache made by python -m data.latents: no {MANIFEST} there")
         return _read(root / MANIFEST, _manifest)
 
     def write(self, root: Path) -> None:

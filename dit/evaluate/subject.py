@@ -132,7 +132,7 @@ class Images:
                     f"{len(names)} classes"
                 )
         else:
-            held = real_of_folder(fake, names)
+            held = real_of_folder(fake, names, key="fake")
             name, count, labels = held.name, len(held), held.labels
         check_enough(names_of(options), count, f"pictures in fake={fake}")
         return Images(name, held, labels, share)

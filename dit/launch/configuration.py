@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import QuotedString
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from dit.checks import shown
@@ -16,6 +21,35 @@ def plain(config: DictConfig) -> dict[str, Any]:
     result = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     assert isinstance(result, dict)
     return {str(key): value for key, value in result.items()}
+
+
+def choices(overrides: Sequence[str], configs: Path, name: str) -> list[str]:
+    """The command line's overrides as Hydra takes them: of a group, a folder of `configs`, it knows no null. That means
+    its file none.yaml, or leaves out a group that configs/NAME.yaml leaves out.
+
+    ValueError for a choice that is no name, and a null of what cannot be left out. What cannot be parsed stays: Hydra
+    says so.
+    """
+    return [_chosen(each, configs, name) for each in overrides]
+
+
+def _chosen(override: str, configs: Path, name: str) -> str:
+    try:
+        (parsed,) = OverridesParser.create().parse_overrides([override])
+    except HydraException:
+        return override
+    group, value = parsed.key_or_group, parsed.value()
+    places = [folder for folder in (configs / group, configs / "training" / group) if folder.is_dir()]
+    names = value if isinstance(value, list) else [value]
+    if parsed.is_sweep_override() or not places or all(isinstance(each, str | QuotedString) for each in names):
+        return override
+    known = sorted(file.stem for folder in places for file in folder.glob("*.yaml"))
+    if value is None and "none" in known:
+        return f"{group}=none"
+    if value is None and {group: None} in yaml.safe_load((configs / f"{name}.yaml").read_text())["defaults"]:
+        return f"~{group}"
+    said = "null" if value is None else shown(value)
+    raise ValueError(f"{group} must be one of {', '.join(known)}, got {said}")
 
 
 def adopt(config: DictConfig, loaded: Any) -> None:

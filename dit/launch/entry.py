@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -18,14 +20,15 @@ from dit.resolvers import register_resolvers
 
 def entry(
     config_name: str,
-    least: dict[str, int],
+    options: type,
     configs: str = "configs",
     trainer: str | None = None,
 ) -> Callable[..., Any]:
     """`hydra.main` on the folder `configs`, as seen from the script, in which a user's mistake ends in one sentence and
     exit code 1, and a job runs in as many processes as it asks for; see `dit.launch.Task`.
 
-    least: keys that must be whole numbers, with the least allowed. trainer: the key that says how many processes.
+    options: a dataclass with the type of each key, see `dit.launch.options`. trainer: the key that says how many
+    processes.
     `main` imports what needs PyTorch itself: a typo is refused and `--help` shown without.
     """
     # Lightning 2.6 calls what PyTorch 2.15 deprecates; nobody who runs a script can do anything about it.
@@ -39,7 +42,7 @@ def entry(
     register_resolvers()
 
     def decorate(main: Callable[[DictConfig], Any]) -> Callable[[], None]:
-        task = Task(main, least, trainer)
+        task = Task(main, options, trainer, (Path(inspect.getfile(main)).resolve().parent / configs, config_name))
         hydra_main = hydra.main(version_base="1.3", config_path=configs, config_name=config_name)(task)
         return functools.partial(task.start, hydra_main)
 

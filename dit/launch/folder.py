@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,6 +38,18 @@ def held(folder: str | Path) -> Iterator[None]:
         yield
 
 
+_new: list[Path] = []  # output directories that were not there before this process
+
+
+def leave_nothing() -> None:
+    """Removes the output directory of a run that came to nothing, if it was made for the run and nobody but Hydra has
+    written to it."""
+    while _new:
+        folder = _new.pop()
+        if folder.is_dir() and all(f.name in (".hydra", LOCK) or f.suffix == ".log" for f in folder.iterdir()):
+            shutil.rmtree(folder)
+
+
 class CheckTilde(Callback):
     """Refuses a folder that begins with ~, for which Hydra would make one of that name. SystemExit, after one
     sentence."""
@@ -44,6 +57,8 @@ class CheckTilde(Callback):
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         HydraConfig.instance().set_config(config)
         _check_tilde("hydra.run.dir", config.hydra.run.dir)
+        if not (folder := Path(config.hydra.run.dir).absolute()).exists():
+            _new.append(folder)
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         HydraConfig.instance().set_config(config)

@@ -19,16 +19,18 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from dit.checks import check_whole, printable
+from dit.checks import printable
 from dit.imports import import_modules
 from dit.launch.collectives import confine
+from dit.launch.configuration import choices
 from dit.launch.devices import adopt_group, check_starter, count_ranks
-from dit.launch.folder import held
+from dit.launch.folder import held, leave_nothing
 from dit.launch.group import RANK_OF, Group, this_group
 from dit.launch.handover import SignedStore
 from dit.launch.job import Job
 from dit.launch.ranks import Ranks, wait
 from dit.launch.recipe import settled
+from dit.launch.schema import check_parts, check_plain
 from dit.lazy import say_loading
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)  # no bugs of ours
@@ -63,6 +65,8 @@ def mistake(error: Exception) -> str | None:
         return sentence(error)
     if isinstance(error, OSError) and error.errno in _DISK:
         return printable(f"{error.strerror}: {error.filename or 'a file of this run'} cannot be written")
+    if type(error).__name__ == "MisconfigurationException":  # Lightning's, of parts that do not go together
+        return sentence(error)
     if type(error).__name__ == "OutOfMemoryError":  # torch's
         return f"{printable(str(error).partition('. GPU')[0])}; {_SMALLER}"
     return None
@@ -78,15 +82,18 @@ class Task:
     """A Hydra task function around `main`, which returns what a sweeper is to optimise, or None.
 
     A job that asks for several processes is run by that many, each handed this one's configuration; a process that is
-    one of several already takes its place among them. least: keys that must be whole numbers, with the least allowed.
+    one of several already takes its place among them. options: a dataclass with the key and the type of each value.
     trainer: the key of the node with accelerator, devices, num_nodes and strategy; None for a script of one process.
+    configs: the folder of its configuration, and the name of the file in it.
 
     What is a mistake says `mistake`; anything else is a bug of ours
     and keeps its traceback, as does everything under HYDRA_FULL_ERROR=1. Of several ranks the first to fail speaks.
     """
 
-    def __init__(self, main: Callable[[DictConfig], Any], least: dict[str, int], trainer: str | None):
-        self.main, self.least, self.trainer = main, least, trainer
+    def __init__(
+        self, main: Callable[[DictConfig], Any], options: type, trainer: str | None, configs: tuple[Path, str]
+    ):
+        self.main, self.options, self.trainer, self.configs = main, options, trainer, configs
         self.failed = 0  # trials of a sweep, counted by its launcher: not every sweeper says so at the end
         self.script = str(Path(inspect.getfile(main)).resolve())
         functools.update_wrapper(self, main)  # Hydra looks for the script there
@@ -115,8 +122,7 @@ class Task:
                 if content := group.channel.receive():
                     self._run(Job.unpacked(content).enter(group.rank), group)
         elif group is None or not self.trainer:
-            _say_reading()
-            hydra_main()
+            self._compose(hydra_main)
             if self.failed:
                 raise SystemExit(1)
         else:
@@ -126,11 +132,23 @@ class Task:
                 if {"-m", "--multirun"} & set(sys.argv[1:]):
                     sys.stderr.write(f"error: a sweep starts its own processes: run it without {group.starter}\n")
                     raise SystemExit(1)
-                _say_reading()
-                hydra_main()
+                self._compose(hydra_main)
             finally:
                 if isinstance(channel, SignedStore) and not channel.published:
                     channel.publish(b"")
+
+    def _compose(self, hydra_main: Callable[[], None]) -> None:
+        _say_reading()
+        try:
+            sys.argv[1:] = choices(sys.argv[1:], *self.configs)
+            hydra_main()
+        except ValueError as error:
+            sys.stderr.write(f"error: {sentence(error)}\n")
+            raise SystemExit(1) from None
+        except SystemExit as stop:
+            if stop.code:
+                leave_nothing()
+            raise
 
     def count(self, config: DictConfig, gpus: int | None = None) -> int:
         """How many processes of this machine the job is for. gpus: as in `count_ranks`. ValueError for a mistake."""
@@ -172,14 +190,14 @@ class Task:
             return self.main(config)
 
     def _check(self, config: DictConfig) -> None:
-        for key, least in self.least.items():
-            check_whole(key, config[key], least)
+        check_plain(config, self.options)
         if self.trainer:
             check_starter(config[self.trainer])
         say_loading()
         if "imports" in config:
             said = config.imports
             import_modules(OmegaConf.to_container(said) if isinstance(said, ListConfig) else said)
+        check_parts(config, self.options)
 
     @contextmanager
     def _one_sentence(self, group: Group | None, sweeping: bool) -> Iterator[None]:

@@ -3,31 +3,48 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Annotated, Any
 
+import lightning
 import torch
-from lightning import Trainer
+from annotated_types import Ge
 
-from dit.checks import check_number, check_whole
+from dit.checks import Count, check_value, signature
 
 
-def make_trainer(accelerator: str = "auto", precision: str = "auto", **settings: Any) -> Trainer:
-    """A Trainer with these settings. precision "auto": bf16-mixed on a GPU that computes in bfloat16, else 32-true.
+class Trainer(lightning.Trainer):
+    """Lightning's, in optimiser steps. precision "auto": bf16-mixed on a GPU that computes in bfloat16, else 32-true.
 
     Raises ValueError for numbers that Lightning would take and that mean nothing, and what lightning.Trainer raises,
     such as TypeError for a setting it does not have.
     """
-    check_precision(precision)
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # no banners and tips
-    for key in settings.keys() & {"accumulate_grad_batches", "log_every_n_steps"}:
-        check_whole(f"trainer.{key}", settings[key], least=1)
-    if settings.get("gradient_clip_val") is not None:
-        check_number("trainer.gradient_clip_val", settings["gradient_clip_val"], least=0)
-    if precision == "auto":
-        gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-        precision = "bf16-mixed" if gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-    return Trainer(accelerator=accelerator, precision=precision, **settings)  # type: ignore[arg-type]
+
+    def __init__(
+        self,
+        accelerator: str = "auto",
+        precision: str = "auto",
+        max_steps: Count = 1000,
+        accumulate_grad_batches: Count = 1,
+        log_every_n_steps: Count = 50,
+        gradient_clip_val: Annotated[float, Ge(0)] | None = None,
+        **settings: Any,
+    ):
+        _, hints, _ = signature(Trainer)
+        bounded = {
+            "max_steps": max_steps,
+            "accumulate_grad_batches": accumulate_grad_batches,
+            "log_every_n_steps": log_every_n_steps,
+            "gradient_clip_val": gradient_clip_val,
+        }
+        for name, value in bounded.items():
+            check_value(f"trainer.{name}", value, hints[name])
+        check_precision(precision)
+        for name in ("lightning.pytorch", "lightning.fabric"):
+            logging.getLogger(name).setLevel(logging.WARNING)  # no banners and tips
+        if precision == "auto":
+            gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+            precision = "bf16-mixed" if gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+        super().__init__(accelerator=accelerator, precision=precision, **bounded, **settings)  # type: ignore[arg-type]
 
 
 def check_precision(precision: object) -> None:

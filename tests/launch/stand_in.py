@@ -2,9 +2,12 @@
 
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from annotated_types import Ge
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from torch import distributed
@@ -12,7 +15,12 @@ from torch import distributed
 from dit.launch import entry
 
 
-@entry("stand_in", least={"a": 0}, configs="configs", trainer="trainer")
+@dataclass
+class Options:
+    a: Annotated[int, Ge(0)]
+
+
+@entry("stand_in", Options, configs="configs", trainer="trainer")
 def main(config: DictConfig) -> float:
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     folder = Path(HydraConfig.get().runtime.output_dir)

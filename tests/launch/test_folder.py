@@ -9,7 +9,7 @@ import pytest
 
 from dit.launch import held
 from tests.launch.test_launch import ENVIRONMENT, ROOT, SCRIPT, run, runs, until
-from tests.launch.test_sweep import SLOTS, states
+from tests.launch.test_sweep import SLOTS
 
 CHECK = "+hydra.callbacks.folder._target_=dit.launch.CheckFolder"
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from lightning import Callback, Trainer
+from lightning import Callback
 from PIL import Image
 
 from data.split import Batch, InMemory
@@ -17,7 +17,7 @@ from dit.model import DiT
 from dit.objectives import MSE, Losses
 from dit.output import contact_sheet
 from dit.solvers import CFG, Sampler
-from dit.training import DiTModule, Ema, LevelLoss, Preview, SaveCheckpoint, make_trainer
+from dit.training import DiTModule, Ema, LevelLoss, Preview, SaveCheckpoint, Trainer
 from dit.training.module import step_seed
 from dit.training.schedule import constant, cosine, wsd
 from tests.exact import PATHS, Gaussian
@@ -459,7 +459,7 @@ def test_ranks_and_accumulated_batches_share_the_strata_of_a_batch(monkeypatch):
 def test_numbers_that_lightning_would_take_are_refused(settings, sentence):
     """Negative clipping turns every gradient round; half precision on a CPU becomes bfloat16 without a word."""
     with pytest.raises(ValueError, match=sentence):
-        make_trainer(accelerator="cpu", max_steps=1, **settings)
+        Trainer(accelerator="cpu", max_steps=1, **settings)
 
 
 def test_a_network_that_would_be_loaded_as_another_is_refused():
