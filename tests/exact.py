@@ -1,10 +1,12 @@
 """Data whose denoiser is known in closed form, so that solvers and losses can be held against the truth."""
 
+import functools
 import math
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
+from scipy.integrate import solve_ivp
 
 from dit.diffusion import (
     DiscreteVP,
@@ -69,6 +71,19 @@ class Gaussian:
         return there.alpha * self.mean + (x - here.alpha * self.mean) * spread[1] / spread[0]
 
 
+@functools.cache
+def mixture_modes(dtype):
+    means = torch.tensor(
+        [[-1.2, 0.9], [-0.5, 1.5], [1.3, 0.7], [1.0, -0.3], [-0.1, -1.4], [-1.0, -0.8]], dtype=torch.float64
+    )
+    stds = torch.tensor(
+        [[0.25, 0.12], [0.15, 0.28], [0.12, 0.3], [0.3, 0.18], [0.28, 0.2], [0.14, 0.25]], dtype=torch.float64
+    )
+    means = means - means.mean(0)
+    size = (means.square() + stds.square()).mean(0).sqrt()
+    return (means / size).to(dtype), (stds / size).to(dtype)
+
+
 @dataclass
 class Mixture:
     """The optimal denoiser of a 2-D mixture of unequal Gaussians, three classes of two: nonlinear, so that no order is
@@ -81,15 +96,7 @@ class Mixture:
 
     def modes(self, dtype=torch.float64):
         """means [6, 2] and standard deviations [6, 2], two rows a class."""
-        means = torch.tensor(
-            [[-1.2, 0.9], [-0.5, 1.5], [1.3, 0.7], [1.0, -0.3], [-0.1, -1.4], [-1.0, -0.8]], dtype=torch.float64
-        )
-        stds = torch.tensor(
-            [[0.25, 0.12], [0.15, 0.28], [0.12, 0.3], [0.3, 0.18], [0.28, 0.2], [0.14, 0.25]], dtype=torch.float64
-        )
-        means = means - means.mean(0)
-        size = (means.square() + stds.square()).mean(0).sqrt()
-        return (means / size).to(dtype), (stds / size).to(dtype)
+        return mixture_modes(dtype)
 
     def __call__(self, x, t, labels=None):
         coefficients = self.path.coefficients(torch.as_tensor(t))
@@ -129,3 +136,24 @@ def levels(path, u_first, u_last, steps):
 def slope(errors):
     """Order of convergence from the errors at steps that double each time."""
     return math.log2(errors[0] / errors[-1]) / (len(errors) - 1)
+
+
+FIRST, LAST = 14.4, 0.05  # sigma/alpha between which orders are measured
+
+
+@functools.cache
+def mixture_truth(name):
+    """Where the flow of the mixture begins and ends on a path: [64, 2] each, by scipy's Dormand and Prince of order 8,
+    which shares nothing with our solvers, on d(x/alpha)/d ln u = u eps with u = sigma/alpha."""
+    denoiser = Mixture(PATHS[name])
+
+    def slope(log_u, z):
+        t = denoiser.path.t_from_log_snr(torch.tensor(-2 * log_u, dtype=torch.float64))
+        x = denoiser.path.coefficients(t).alpha * torch.from_numpy(z).reshape(64, 2)
+        return (math.exp(log_u) * denoiser(x, t).eps).flatten().numpy()
+
+    noise = torch.randn(64, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    first, last = (denoiser.path.coefficients(t) for t in levels(denoiser.path, FIRST, LAST, 1))
+    ends = math.log(FIRST), math.log(LAST)
+    end = solve_ivp(slope, ends, (FIRST * noise).flatten().numpy(), "DOP853", rtol=1e-11, atol=1e-11).y[:, -1]
+    return first.sigma * noise, last.alpha * torch.from_numpy(end).reshape(64, 2)

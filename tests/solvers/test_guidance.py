@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import fields, replace
-from itertools import pairwise
+from itertools import pairwise, product
 
 import pytest
 import torch
@@ -44,7 +44,7 @@ from dit.solvers import (
 )
 from dit.solvers.sample import describe
 from dit.solvers.start import FromState
-from tests.exact import PATHS, Gaussian, Mixture
+from tests.exact import PATHS, Gaussian, Mixture, slope
 
 MEANS = (-1.0, 0.0, 1.0, 0.2)  # three classes, then the null label
 LABELS = torch.tensor([0, 1, 2, 2])
@@ -223,26 +223,24 @@ def test_tnr_starts_and_ends_as_defined():
 )
 def test_tnr_has_the_gaussian_law(std, kappa, a_golden, c_golden):
     path = VPContinuous(0.85, 12.0, power=2)
-    grid = path.t_from_log_snr(torch.linspace(-2 * math.log(14.462695), 2 * math.log(1e5), 400, dtype=torch.float64))
+    grid = path.t_from_log_snr(torch.linspace(-2 * math.log(14.462695), 2 * math.log(1e5), 60, dtype=torch.float64))
     grid = torch.cat([torch.ones(1, dtype=torch.float64), grid[1:], torch.zeros(1, dtype=torch.float64)])
-    found = []
-    for mean, noise in ((1.0, 0.0), (0.0, 1.0)):
-        start = torch.full((1, 1), noise, dtype=torch.float64)
-        denoiser = Gaussian(path, "eps", mean=mean, std=std)
-        found.append(float(sample(denoiser, start, grid=grid, solver=RK4(), guidance=TNR(CFG(1.0), kappa)).x0))
-    assert found == pytest.approx([a_golden, c_golden], abs=2e-5)
+    denoiser = Gaussian(path, "eps", means=(1.0, 0.0), std=std)  # m = 1 with e = 0, and m = 0 with e = 1
+    start, labels = torch.tensor([[0.0], [1.0]], dtype=torch.float64), torch.tensor([0, 1])
+    out = sample(denoiser, start, labels, grid=grid, solver=RK4(), guidance=TNR(CFG(1.0), kappa))
+    assert out.x0.flatten().tolist() == pytest.approx([a_golden, c_golden], abs=1e-5)
 
 
 def test_tnr_of_constant_two_has_the_spread_pi_half():
     """S = 2 everywhere and u from infinity: C / s = pi / 2 (p so large that S is 2 at every level above 1e-4)."""
     path = LinearFlow()
-    levels = torch.linspace(-2 * math.log(1e4), 2 * math.log(1e4), 600, dtype=torch.float64)
+    levels = torch.linspace(-2 * math.log(1e4), 2 * math.log(1e4), 75, dtype=torch.float64)
     inner = path.t_from_log_snr(levels)
     grid = torch.cat([torch.ones(1, dtype=torch.float64), inner, torch.zeros(1, dtype=torch.float64)])
     start = torch.ones(1, 1, dtype=torch.float64)
     denoiser = Gaussian(path, "velocity", mean=0.0, std=1.0)
     out = sample(denoiser, start, grid=grid, solver=RK4(), guidance=TNR(CFG(1.0), p=1e12))
-    assert float(out.x0) == pytest.approx(math.pi / 2, abs=2e-3)
+    assert float(out.x0) == pytest.approx(math.pi / 2, abs=1e-4)
 
 
 @pytest.mark.parametrize(("at", "order"), [("stage", 4), ("end", 1)])
@@ -254,10 +252,10 @@ def test_tnr_keeps_the_order_of_rk4_only_at_the_stage(at, order):
         grid = path.t_from_log_snr(torch.linspace(-5, 5, steps + 1, dtype=torch.float64))
         return sample(Gaussian(path, "eps"), start, grid=grid, solver=RK4(), guidance=TNR(CFG(1.0), at=at)).x0
 
-    truth = run_with(1024, "stage")
-    for steps in (16, 32, 64):
+    truth = run_with(128, "stage")
+    for steps in (16, 32):
         errors.append(float((run_with(steps, at) - truth).norm()))
-    assert math.log2(errors[0] / errors[-1]) / 2 == pytest.approx(order, abs=0.2)
+    assert slope(errors) == pytest.approx(order, abs=0.2)
 
 
 def test_bad_settings_of_tnr_are_refused():
@@ -368,11 +366,11 @@ def test_autoguidance_by_the_same_network_is_none(scale):
 def test_rules_are_the_same_whatever_the_network_predicts(rule, name):
     """All kinds, x0 and eps and v and velocity and score and edm, on paths that can start from them; rules with norms
     name their space and so agree as well."""
-    reference = mixed(rule, PATHS[name], "v").x0
+    reference = mixed(rule, PATHS[name], "v", steps=4).x0
     for kind in KINDS:
-        if name == "flow" and kind in ("eps", "score"):
+        if kind == "v" or (name == "flow" and kind in ("eps", "score")):
             continue
-        torch.testing.assert_close(mixed(rule, PATHS[name], kind).x0, reference, rtol=0, atol=1e-7)
+        torch.testing.assert_close(mixed(rule, PATHS[name], kind, steps=4).x0, reference, rtol=0, atol=1e-7)
 
 
 # --- the formulas of the papers, one step written out by hand
@@ -881,10 +879,26 @@ RULES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("solver", SAMPLERS.values(), ids=SAMPLERS)
-@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
-def test_every_rule_runs_in_every_solver(solver, rule):
-    """Twelve steps from pure noise or nearly, of a network with a learned variance: finite, and of a sane size."""
+# Of one stage, of several, of several steps, stochastic. Each rule meets one of each, in turn, so that each solver
+# meets two rules or more; `make test-all` runs every pair.
+GROUPS = [
+    ["Euler"],
+    ["Heun", "RK4", "DPM-Solver-2", "2S", "dopri5"],
+    ["2M", "3M", "UniPC-3"],
+    ["DDIM", "DDPM", "SDE", "EM", "churn", "Langevin"],
+]
+PAIRS = {(rule, group[k % len(group)]) for k, rule in enumerate(RULES) for group in GROUPS}
+
+
+@pytest.mark.parametrize(
+    ("rule", "solver"),
+    [
+        pytest.param(RULES[r], SAMPLERS[s], id=f"{r}-{s}", marks=() if (r, s) in PAIRS else pytest.mark.slow)
+        for r, s in product(RULES, SAMPLERS)
+    ],
+)
+def test_every_rule_runs_in_every_solver(rule, solver):
+    """Eight steps from pure noise or nearly, of a network with a learned variance: finite, and of a sane size."""
     for path in (FLOW, PATHS["scaled_linear"]):
         exact = Mixture(path, "v")
 
@@ -895,7 +909,7 @@ def test_every_rule_runs_in_every_solver(solver, rule):
         denoiser.path, denoiser.null_label, denoiser.learned_variance = path, 3, True
         draw = ImageNoise(0, range(6), (2,), dtype=torch.float64).draw
         out = sample(
-            denoiser, draw(), MIX_LABELS, grid=make_grid(path, 12), solver=solver, guidance=rule, step_noise=draw
+            denoiser, draw(), MIX_LABELS, grid=make_grid(path, 8), solver=solver, guidance=rule, step_noise=draw
         )
         assert float(out.x0.abs().max()) < 60
 
