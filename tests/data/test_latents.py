@@ -22,6 +22,7 @@ from data.order import Pick
 from dit.launch import this_group
 from tests.data.caches import CPU, PICTURES, autoencoder, cache, contents, latents, pictures, save_vae
 from tests.data.test_data import tree  # noqa: F401
+from tests.training.processes import CONTEXT
 
 ROOT = Path(__file__).parents[2]
 
@@ -289,6 +290,49 @@ def test_the_same_command_begun_twice_makes_one_cache(made, vae, tmp_path, monke
     assert contents(tmp_path) == contents(made)
 
 
+def command(rank, world_size, *arguments):
+    """The command as srun starts it."""
+    with pytest.MonkeyPatch.context() as patch:
+        here = {"STEP_NUM_TASKS": world_size, "STEP_NUM_NODES": 1, "STEP_NODELIST": "n1", "STEP_ID": 0, "JOB_ID": 7}
+        for key, value in {**here, "PROCID": rank}.items():
+            patch.setenv(f"SLURM_{key}", str(value))
+        this_group.cache_clear()
+        patch.setattr(sys, "argv", ["data.latents", *arguments])
+        patch.chdir(ROOT)
+        runpy.run_module("data.latents", run_name="__main__", alter_sys=True)
+    this_group.cache_clear()
+
+
+def killed_while_writing(rank, calls, arguments):
+    """Before the last of so many calls that bring a file or its folder onto the disk is done."""
+    torch.set_num_threads(1)
+    left, real = iter(range(calls - 1, -1, -1)), os.fsync
+    os.fsync = lambda number: real(number) if next(left) else os.kill(os.getpid(), signal.SIGKILL)
+    command(rank, 2, *arguments)
+
+
+def test_killed_processes_begun_again_end_with_every_picture_once(vae, tmp_path):
+    """The first dies in its third shard, the second in its second."""
+    small = ["data=synthetic", "data.pictures=50", "data.image_size=16", "shard_size=8", "batch_size=4", "device=cpu"]
+    to = [[*small, f"vae={vae}", f"out={tmp_path / name}"] for name in ("one", "two")]
+    for rank, calls in ((0, 6 + 2 * 2 + 1), (1, 2 + 1)):  # before the shards, labels and the plan, if there are none
+        process = CONTEXT.Process(target=killed_while_writing, args=(rank, calls, to[1]))
+        process.start()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+    names = [file.name for file in (tmp_path / "two").iterdir()]
+    assert sum(name.startswith(".") and name.endswith(".tmp") for name in names) == 2  # torn
+    made = sorted(file.name[:11] for file in (tmp_path / "two").glob("*-*.*.npy"))
+    assert made == ["train-00000", "train-00001", "train-00002"]  # the second of them by the second process
+    assert "manifest.json" not in names
+    for rank in (1, 0):
+        command(rank, 2, *to[1])
+    command(0, 1, *to[0])
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+    counted = [shard["file"].split(".")[0] for shard in Manifest.read(tmp_path / "two").shards]
+    assert len(counted) == len(set(counted)) == 9  # 7 of 50 pictures, 2 of 10
+
+
 COMMAND = ["data=synthetic", "data.pictures=3000", "data.image_size=32", "shard_size=128", "batch_size=16"]
 
 
@@ -300,6 +344,7 @@ def run(*arguments, launcher=("-m",)):
     )
 
 
+@pytest.mark.slow
 def test_two_processes_killed_in_the_middle_and_begun_again_end_with_every_picture_once(vae, tmp_path):
     command = [*COMMAND, f"vae={vae}"]
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m")

@@ -1,7 +1,9 @@
 """The axes of the family: each does what its paper says, alone and together with the others."""
 
+import io
 import sys
-from functools import partial
+from contextlib import redirect_stdout
+from functools import cache, partial
 from itertools import combinations, product
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +15,7 @@ from torch import nn
 from data import Digits
 from dit.diffusion import Denoiser, LinearFlow, Uniform
 from dit.model import DiT
-from dit.model.__main__ import presets
+from dit.model.__main__ import main, presets
 from dit.model.attention import BACKENDS, SelfAttention, attend
 from dit.model.block import CrossAttentionBlock, ModulatedBlock, PlainBlock
 from dit.model.conditioning import CONDITIONINGS
@@ -69,7 +71,7 @@ PAIRWISE = pairwise()
 
 
 def named(changes):
-    return "-".join(f"{key}={value}" for key, value in changes.items() if value != AXES[key][0]) or "default"
+    return "-".join(f"{key}={value}" for key, value in changes.items() if value != AXES.get(key, [2])[0]) or "default"
 
 
 def test_pairwise_rows_cover_every_pair():
@@ -81,19 +83,20 @@ def test_pairwise_rows_cover_every_pair():
 def pictures():
     data = Digits(image_size=8, channels=1, num_classes=10, batch_size=16)
     data.setup()
-    x0, labels = data.train.tensors(128)
+    x0, labels = data.train.tensors(64)
     return data.codec.encode(x0), labels
 
 
-@pytest.mark.parametrize("changes", [{}, *ALONE, *PAIRWISE], ids=named)
-def test_every_axis_learns_digits_in_20_steps(changes, pictures):
-    """The loss on fixed pictures, noise and times falls by a third; an untrained network predicts 0."""
+@pytest.mark.parametrize("changes", [{}, *ALONE], ids=named)
+def test_every_axis_learns_digits_in_15_steps(changes, pictures):
+    """The loss on fixed pictures, noise and times falls by a third; an untrained network predicts 0. Measured: to 0.50
+    to 0.63."""
     torch.manual_seed(0)
-    sizes = {"image_size": 8, "channels": 1, "num_classes": 10, "hidden_size": 64, "depth": 2, "num_heads": 4}
+    sizes = {"image_size": 8, "channels": 1, "num_classes": 10, "hidden_size": 32, "depth": 2, "num_heads": 4}
     network = DiT(**{**sizes, **changes})
     path, loss, (x0, labels) = LinearFlow(), MSE("velocity"), pictures
     denoiser = Denoiser(network, path, "velocity", network.null_label)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
 
     def losses(seed):
         generator = torch.Generator().manual_seed(seed)
@@ -103,7 +106,7 @@ def test_every_axis_learns_digits_in_20_steps(changes, pictures):
 
     with torch.no_grad():
         before = float(losses(99))
-    for step in range(20):
+    for step in range(15):
         optimizer.zero_grad()
         losses(step).backward()
         optimizer.step()
@@ -121,15 +124,36 @@ def variant(changes):
 def test_checkpointing_equals_plain_gradients_included(changes):
     inputs = batch()
     plain = gradients(variant(changes), inputs)
+    assert all(gradient.abs().max() > 0 for gradient in plain)  # whatever the axes beside it, each weight is reached
     saving = gradients(variant({**changes, "activation_checkpointing": True}), inputs)
     for a, b in zip(plain, saving, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
 
 
+# Compiling takes seconds: three networks have what changes the graph most, and every axis but the default's once.
+COMPILED = [
+    {
+        "conditioning": "adaln_single",
+        "norm": "rmsnorm",
+        "mlp": "swiglu",
+        "position": "sincos_rope",
+        "qk_norm": True,
+        "num_kv_heads": 2,
+        "class_tokens": 3,
+        "class_tokens_from": 1,
+        "bottleneck": 5,
+    },
+    {"conditioning": "cross_attention", "position": "learned", "attention": "reference", "depth": 1},
+    {"conditioning": "in_context", "position": "rope", "num_kv_heads": 1, "class_tokens": 3, "depth": 1},
+]
+
+
+def test_each_axis_is_compiled():
+    assert all(any(row.get(axis, AXES[axis][0]) != AXES[axis][0] for row in COMPILED) for axis in AXES)
+
+
 @pytest.mark.parametrize(
-    "changes",
-    [{}, *ALONE, *(pytest.param(row, marks=[pytest.mark.slow] if i % 6 else []) for i, row in enumerate(PAIRWISE))],
-    ids=named,
+    "changes", [*COMPILED, *(pytest.param(row, marks=pytest.mark.slow) for row in [{}, *ALONE, *PAIRWISE])], ids=named
 )
 def test_compiled_equals_eager_gradients_included(changes):
     inputs = batch()
@@ -408,9 +432,21 @@ GFLOPS = {  # Peebles and Xie 2023, tables 1 and 4: multiply-adds of one forward
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "patch_size"), GFLOPS)
+@cache
+def counted(name, **changes):
+    return count({"name": "dit"} | presets()[name] | changes)
+
+
+# Each size and each patch in the quick tests; the others say nothing new of the code.
+LONG = pytest.mark.slow
+QUICK = {("dit_s", 2), ("dit_s", 4), ("dit_s", 8), ("dit_b", 4), ("dit_l", 8), ("dit_xl", 2)}
+
+
+@pytest.mark.parametrize(
+    ("name", "patch_size"), [pytest.param(*each, marks=[] if each in QUICK else LONG) for each in GFLOPS]
+)
 def test_gflops_of_dit_are_those_of_the_paper(name, patch_size):
-    _, gflops = count({"name": "dit"} | presets()[name] | {"patch_size": patch_size, "learn_variance": True})
+    _, gflops = counted(name, patch_size=patch_size, learn_variance=True, conditioning="adaln_zero")
     assert gflops == pytest.approx(GFLOPS[name, patch_size], abs=0.03)
 
 
@@ -420,7 +456,7 @@ def test_gflops_of_dit_are_those_of_the_paper(name, patch_size):
 )
 def test_gflops_of_the_conditionings_are_those_of_the_paper(conditioning, expected):
     """Peebles and Xie 2023, section 5, of DiT-XL/2."""
-    _, gflops = count({"name": "dit"} | presets()["dit_xl"] | {"conditioning": conditioning, "learn_variance": True})
+    _, gflops = counted("dit_xl", patch_size=2, learn_variance=True, conditioning=conditioning)
     assert gflops == pytest.approx(expected, abs=0.06)
 
 
@@ -433,25 +469,33 @@ def test_gflops_of_the_conditionings_are_those_of_the_paper(conditioning, expect
         ("lightningdit_xl", 675, 118.6), ("jit_b", 131, 25.2), ("jit_l", 459, 87.9), ("jit_h", 953, 182.0),
     ],
 )  # fmt: skip
-def test_presets_are_as_large_as_published(name, millions, gflops):
-    parameters, counted = count({"name": "dit"} | presets()[name])
-    assert round(parameters / 1e6) == pytest.approx(millions, abs=0.5)
-    assert counted == pytest.approx(gflops, abs=0.06)
+def test_presets_are_as_large_as_published(table, name, millions, gflops):
+    (row,) = (line.split() for line in table if line.split()[0] == name)
+    *_, found, unit, counted = row
+    assert unit == "M"
+    assert float(found) == pytest.approx(millions, abs=0.55)  # rounded there to a million, here to a tenth
+    assert float(counted) == pytest.approx(gflops, abs=0.06)
 
 
 def test_adaln_single_has_a_third_fewer_weights():
     sizes = [
-        count({"name": "dit"} | presets()["dit_xl"] | {"conditioning": name})[0]
+        counted("dit_xl", patch_size=2, learn_variance=True, conditioning=name)[0]
         for name in ("adaln_single", "adaln_zero")
     ]
     assert sizes[0] / sizes[1] == pytest.approx(2 / 3, abs=0.02)
 
 
-def test_the_table_lists_every_preset(capsys):
-    from dit.model.__main__ import main
+@pytest.fixture(scope="module")
+def table():
+    """The lines of `python -m dit.model`: every preset counted once."""
+    said = io.StringIO()
+    with redirect_stdout(said):
+        main([])
+    return said.getvalue().splitlines()
 
-    main([])
-    lines = capsys.readouterr().out.splitlines()
+
+def test_the_table_lists_every_preset(table):
+    lines = table
     assert [line.split()[0] for line in lines[1:]] == list(presets())
     assert "\n".join(lines) in (Path(__file__).parents[2] / "docs" / "model.md").read_text()
     assert any(

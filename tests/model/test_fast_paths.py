@@ -101,16 +101,23 @@ def trained(axes, compiled, precision):
     return [output.detach(), *(parameter.grad for parameter in network.parameters())]
 
 
-AXES = [{}, {"norm": "rmsnorm", "mlp": "swiglu", "position": "sincos_rope", "qk_norm": True, "num_kv_heads": 2}]
+LIGHTNING = {"norm": "rmsnorm", "mlp": "swiglu", "position": "sincos_rope", "qk_norm": True, "num_kv_heads": 2}
+AXES = {"dit": {}, "lightningdit": LIGHTNING, "cross": {"conditioning": "cross_attention"}}
 
 
-@pytest.mark.parametrize("axes", AXES, ids=["dit", "lightningdit"])
+def networks(quick, *others):
+    """Compiling takes seconds: each way to compute is quickly tested with one network, and slowly with the others."""
+    slow = [pytest.param(AXES[name], marks=pytest.mark.slow, id=name) for name in others]
+    return pytest.mark.parametrize("axes", [pytest.param(AXES[quick], id=quick), *slow])
+
+
+@networks("dit", "lightningdit")
 def test_compiled_blocks_are_eager_ones_in_float32(axes):
     for compiled, eager in zip(*(trained(axes, way, "float32") for way in (True, False)), strict=True):
         assert relative(compiled, eager) < 1e-5
 
 
-@pytest.mark.parametrize("axes", AXES, ids=["dit", "lightningdit"])
+@networks("lightningdit", "dit")
 def test_compiled_blocks_are_as_far_from_float32_as_eager_ones_in_bfloat16(axes):
     exact = trained(axes, False, "float32")
     compiled, eager = (trained(axes, way, "bfloat16") for way in (True, False))
@@ -119,7 +126,7 @@ def test_compiled_blocks_are_as_far_from_float32_as_eager_ones_in_bfloat16(axes)
     assert relative(compiled[0], exact[0]) < 0.01
 
 
-@pytest.mark.parametrize("axes", [*AXES, {"conditioning": "cross_attention"}], ids=["dit", "lightningdit", "cross"])
+@networks("cross", "lightningdit", "dit")
 def test_compiled_sampling_is_as_far_from_float32_as_eager_in_bfloat16(axes):
     def sampled(compiled, dtype):
         network, (x, time, labels) = network_of(axes, compiled)

@@ -1,10 +1,6 @@
 """A run that begins with another's weights: everything is kept but the label table of other classes."""
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,9 +12,9 @@ from dit.model import DiT
 from dit.objectives import MSE, HybridVLB
 from dit.training import SaveCheckpoint, start_from
 from tests.data.test_data import tree  # noqa: F401
+from tests.test_scripts import run
 from tests.training.tiny import digits, module, trainer
 
-ROOT = Path(__file__).parents[2]
 TABLE = "label_embed.table.weight"
 DIGITS = [str(n) for n in range(10)]
 
@@ -76,23 +72,16 @@ def test_weights_of_another_model_are_refused_with_the_differences(checkpoint):
     assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
 
 
-def train(*arguments):
-    settings = {**os.environ, "OMP_NUM_THREADS": "1", "HYDRA_FULL_ERROR": "0"}
-    command = [sys.executable, "train.py", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=settings)
-
-
 def test_two_overrides_fine_tune_on_ones_own_pictures(checkpoint, tree, tmp_path):  # noqa: F811
     """Model and diffusion come from the checkpoint; nobody retypes them."""
     pictures = ["data=folder", f"data.root={tree}", "data.image_size=8", "data.channels=1", "data.batch_size=4"]
     short = ["debug=fast", "callbacks.preview.classes=3", f"hydra.run.dir={tmp_path}/run"]
-    done = train(f"finetune_from={checkpoint}", *pictures, *short)
-    assert done.returncode == 0, done.stdout + done.stderr
+    said = run("train.py", f"finetune_from={checkpoint}", *pictures, *short)
     assert (
         f"finetune_from={checkpoint}: model, diffusion and every weight are the checkpoint's (ema 0.9, step 5) but"
-        in done.stdout
+        in said
     )
-    assert "its 10 classes become 3" in done.stdout
+    assert "its 10 classes become 3" in said
     tuned, start = load(tmp_path / "run" / "checkpoints" / "last.ckpt"), load(checkpoint)
     assert tuned.class_names == ["ant", "bee", "cat"]
     assert tuned.metadata.network == {**start.metadata.network, "num_classes": 3}
@@ -121,18 +110,17 @@ def learned_variance(tmp_path_factory):
 
 def test_whatever_follows_model_and_diffusion_follows_those_of_the_checkpoint(learned_variance, tmp_path):
     """The loss compares in the checkpoint's kind, on its path; a resumed run does not begin anew."""
-    run = [f"finetune_from={learned_variance}", "loss=hybrid_vlb", "debug=fast", f"hydra.run.dir={tmp_path}"]
-    done = train(*run)
-    assert done.returncode == 0, done.stdout + done.stderr
+    given = [f"finetune_from={learned_variance}", "loss=hybrid_vlb", "debug=fast", f"hydra.run.dir={tmp_path}"]
+    run("train.py", *given)
     tuned = load(tmp_path / "checkpoints" / "last.ckpt")
     config = tuned.metadata.config
     assert config["loss"]["inner"]["space"] == tuned.metadata.kind == "v"
     assert tuned.metadata.path == DiscreteVP.cosine().spec
     assert config["model"]["norm"] == "rmsnorm"
     assert tuned.denoiser.learned_variance
-    again = train(*run, f"resume={tmp_path}/checkpoints/last.ckpt", "trainer.max_steps=6")
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert "finetune_from" not in again.stdout
+    said = run("train.py", *given, f"resume={tmp_path}/checkpoints/last.ckpt", "trainer.max_steps=6")
+    assert "step 6/6" in said
+    assert "finetune_from" not in said
 
 
 def test_classes_of_an_import_without_names_are_no_classes_of_ones_own(checkpoint):

@@ -54,7 +54,7 @@ def validation_loss(model, data):
 def test_every_objective_learns_and_samples(name, tmp_path):
     data, model = build(name)
     before = validation_loss(model, data)
-    trainer(tmp_path, 60, [SaveCheckpoint(str(tmp_path), every_n_steps=60)]).fit(model, data)
+    trainer(tmp_path, 30, [SaveCheckpoint(str(tmp_path), every_n_steps=30)]).fit(model, data)
     assert validation_loss(model, data) < 0.9 * before
     loaded = load(tmp_path / "last.ckpt", "raw")
     assert loaded.denoiser.sigma_data == model.denoiser.sigma_data

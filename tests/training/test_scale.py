@@ -111,10 +111,10 @@ def test_blocks_share_what_is_compiled_and_keep_their_names():
     assert list(compiled.state_dict()) == list(eager.state_dict())
 
 
-@torch._dynamo.config.patch(recompile_limit=2)
+@torch._dynamo.config.patch(recompile_limit=1)
 def test_any_number_of_networks_is_compiled_in_one_process():
     """As `sample.py -m` does for checkpoints of many sizes: more than PyTorch compiles one function for."""
-    for width in (16, 20, 24):
+    for width in (16, 20):
         network, counter = tiny(hidden_size=width, num_heads=1), CompileCounterWithBackend("aot_eager")
         network.compile_in_place(counter)
         gradients(network)
@@ -124,9 +124,9 @@ def test_any_number_of_networks_is_compiled_in_one_process():
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_compiled_checkpointed_bfloat16_training_follows_eager_float32(tmp_path, backend):
     """The loss of each of 40 steps within 3 % of eager training in float32, 1 % in the mean, and the same names in the
-    checkpoint, from which an eager run goes on. Measured: 1.6 % and 0.5 %; bfloat16 alone is 1.4 % and 0.4 %."""
+    checkpoint, from which an eager run goes on. Measured: 2.2 % and 0.5 %."""
     plain, fast = tmp_path / "plain", tmp_path / "fast"
-    sizes = {"hidden_size": 64, "depth": 4, "patch_size": 2}
+    sizes = {"hidden_size": 64, "depth": 2, "patch_size": 2}
     _, _, expected = fit(plain, 40, callbacks=[SaveCheckpoint(str(plain), 40)], **sizes)
     settings = {"precision": "bf16-mixed"}
     changes = {**sizes, "compile": backend, "activation_checkpointing": 2}
@@ -254,7 +254,7 @@ def test_a_checkpoint_with_one_group_of_parameters_is_refused(tmp_path):
 def test_compiled_and_recomputed_runs_resume_bit_for_bit(tmp_path):
     changes = {"compile": "aot_eager", "activation_checkpointing": 1, "depth": 2}
     settings = {"precision": "bf16-mixed"}
-    straight = fit(tmp_path / "a", 4, settings=settings, **changes)
-    fit(tmp_path / "b", 2, callbacks=[SaveCheckpoint(str(tmp_path / "b"), 2)], settings=settings, **changes)
-    resumed = fit(tmp_path / "c", 4, resume=tmp_path / "b" / "last.ckpt", settings=settings, **changes)
+    straight = fit(tmp_path, 4, callbacks=[SaveCheckpoint(str(tmp_path), 2)], settings=settings, **changes)
+    assert read(tmp_path / "previous.ckpt")["global_step"] == 2
+    resumed = fit(tmp_path / "on", 4, resume=tmp_path / "previous.ckpt", settings=settings, **changes)
     assert_same(state(*straight[:2]), state(*resumed[:2]))

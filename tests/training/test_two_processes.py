@@ -1,13 +1,13 @@
 """Two gloo processes give the gradient of one process on the joint batch."""
 
 import os
-import socket
 
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from dit.training.module import Randomness
+from tests.training.processes import two
 from tests.training.tiny import digits, module
 
 
@@ -44,10 +44,7 @@ def worker(rank, port, out):
 
 
 def test_two_processes_equal_one_on_the_joint_batch(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(worker, args=(port, tmp_path / "gradients.pt"), nprocs=2)
+    two(worker, tmp_path / "gradients.pt")
     expected = gradient(awake(module(digits(), dropout=0.0)), slice(0, 8))
     for ours, theirs in zip(expected, torch.load(tmp_path / "gradients.pt", weights_only=True), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-7)
