@@ -7,7 +7,7 @@ PARITY := .venv-parity
 DEMO := outputs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-parity hostile faults bench gpu lint format clean
+.PHONY: help install demo test test-all test-parity hostile mistakes faults bench gpu lint format clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -34,10 +34,13 @@ test: $(STAMP) lint  ## lint, types, import contract and the fast tests (over 20
 
 test-all: $(STAMP) lint  ## the slow tests and the fault campaign as well
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not parity"
-	@$(MAKE) --no-print-directory hostile faults
+	@$(MAKE) --no-print-directory hostile mistakes faults
 
 hostile: $(STAMP)  ## files that are damaged or a stranger's: 300 strikes and 200 values (a minute on 2 cores)
 	$(BIN)/python -W ignore -m tests.hostile
+
+mistakes: $(STAMP)  ## 500 command lines with a strange value: each a sentence, or taken (about 10 minutes on 2 cores)
+	$(BIN)/python -W ignore -m tests.mistakes
 
 faults: $(STAMP)  ## runs that are killed, starved and damaged must end as if nothing had happened (about 10 minutes on 2 cores)
 	$(BIN)/python -m tests.faults

@@ -11,8 +11,9 @@ from omegaconf import OmegaConf
 # `data` loads PyTorch: it is imported where a resolver needs it.
 
 
-def product(first: Any, second: Any) -> Any:
-    return first * second
+def product(first: Any, second: Any) -> int | None:
+    """None of what are no whole numbers, which the check of their own keys refuses."""
+    return first * second if isinstance(first, int) and isinstance(second, int) else None
 
 
 def count_classes(root: str) -> int:

@@ -41,7 +41,12 @@ def _chosen(override: str, configs: Path, name: str) -> str:
     group, value = parsed.key_or_group, parsed.value()
     places = [folder for folder in (configs / group, configs / "training" / group) if folder.is_dir()]
     names = value if isinstance(value, list) else [value]
-    if parsed.is_sweep_override() or not places or all(isinstance(each, str | QuotedString) for each in names):
+    if (
+        parsed.is_delete()
+        or parsed.is_sweep_override()
+        or not places
+        or all(isinstance(each, str | QuotedString) for each in names)
+    ):
         return override
     known = sorted(file.stem for folder in places for file in folder.glob("*.yaml"))
     if value is None and "none" in known:

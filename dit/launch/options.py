@@ -53,7 +53,7 @@ class Train:
 @dataclass
 class Diffusion:
     path: Annotated[Any, Part("dit.diffusion.GaussianPath")]
-    kind: str
+    kind: Annotated[Any, Part("dit.diffusion.prediction.Kind")]
     sigma_data: float
 
 

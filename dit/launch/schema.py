@@ -71,14 +71,16 @@ def _check(key: str, value: Any, hint: Any) -> None:
         return
     for option in options:
         origin, inner = get_origin(option), get_args(option)
-        if origin in (dict, Mapping) and isinstance(value, Mapping) and not _is_plain(option):
+        if origin in (dict, Mapping) and isinstance(value, Mapping):
             for name, item in value.items():
                 _check(f"{key}.{name}", item, inner[1])
             return
-        if origin in (list, tuple, Sequence) and isinstance(value, list) and not _is_plain(inner[0]):
-            for number, item in enumerate(value):
-                _check(f"{key}.{number}", item, inner[0])
-            return
+        if origin in (list, tuple, Sequence) and isinstance(value, list) and not _is_plain(option):
+            several = origin is not tuple or inner[-1] is Ellipsis
+            if several or len(inner) == len(value):
+                for number, item in enumerate(value):
+                    _check(f"{key}.{number}", item, inner[0] if several else inner[number])
+                return
         if is_dataclass(option) and isinstance(value, Mapping):
             for name, inside in get_type_hints(option, include_extras=True).items():
                 if name in value:
@@ -112,7 +114,9 @@ def _check_part(key: str, node: Mapping[str, Any], hint: Any) -> None:
         elif not more:
             taken = f"it takes {', '.join(parameters)}" if parameters else "it takes nothing"
             raise ValueError(f"{key}.{name} is nothing that {target} takes; {taken}")
-    missing = [name for name, p in parameters.items() if p.default is p.empty and name not in given]
+    # What a class above asks for, a class may give it.
+    own = {name: p for name, p in inspect.signature(call).parameters.items() if name in parameters}
+    missing = [name for name, p in own.items() if p.default is p.empty and name not in given]
     if missing and not partial and "_args_" not in node:
         raise ValueError(f"{key}.{missing[0]} must be given")
 
