@@ -149,7 +149,7 @@ def fits(value: Any, hint: Any) -> bool:
         return isinstance(value, dict) and all(
             isinstance(key, str) and fits(item, inner[1]) for key, item in value.items()
         )
-    if hint is Any:
+    if hint in (Any, object):
         return value is None or any(fits(value, each) for each in (bool, int, float, str, list[Any], dict[str, Any]))
     if hint is float:
         return _is_number(value)

@@ -158,7 +158,7 @@ class Leaf(Base):
         ({"root": "r", "size": True}, "size of thing Leaf must be a whole number, got True"),
         ({"root": "r", "size": 1 << 70}, "size of thing Leaf must be a whole number, got 1180591620717411303424"),
         ({"root": ["r"], "size": 1}, r"root of thing Leaf must be a string, got \['r'\]"),
-        ({"root": "r", "size": 1, "rate": float("nan")}, "rate of thing Leaf must be a number or null, got nan"),
+        ({"root": "r", "size": 1, "rate": float("nan")}, "rate of thing Leaf must be a finite number or null, got nan"),
         ({"root": "r", "size": 1, "kind": "z"}, "kind of thing Leaf must be x or y, got 'z'"),
         ({"root": "r", "size": 1, "_target_": "os.system"}, "thing Leaf does not take '_target_'; it takes"),
         ({"root": "r", "size": 1, "base": {}}, "thing Leaf does not take 'base'; it takes"),
@@ -192,5 +192,5 @@ def test_types_and_bounds():
         with pytest.raises(ValueError, match=r"key must be a whole number from 1 to 10, got"):
             check_whole("key", value, 1, 10)
     for value in (-0.1, 1.1, float("nan"), float("inf"), True, "1", None):
-        with pytest.raises(ValueError, match=r"key must be a finite number of at least 0 and at most 1, got"):
+        with pytest.raises(ValueError, match=r"key must be a finite number from 0 to 1, got"):
             check_number("key", value, 0, 1)

@@ -141,10 +141,11 @@ class Task:
         _say_reading()
         try:
             sys.argv[1:] = choices(sys.argv[1:], *self.configs)
-            hydra_main()
         except ValueError as error:
             sys.stderr.write(f"error: {sentence(error)}\n")
             raise SystemExit(1) from None
+        try:
+            hydra_main()
         except SystemExit as stop:
             if stop.code:
                 leave_nothing()

@@ -130,7 +130,7 @@ def builds(group, name, config):
         case "callbacks":
             assert isinstance(instantiate(config.callbacks)["preview"], Preview)
         case "logger":
-            assert next(iter(config.logger)) == "csv"
+            assert config.logger is None or next(iter(config.logger)) == "csv"
         case "solver":
             assert isinstance(instantiate(config.solver), Solver)
             assert instantiate(config.sampler).solver == instantiate(config.solver)

@@ -274,8 +274,8 @@ def test_the_command_writes_and_prints_its_report_then_refuses(tree, tmp_path_fa
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["data=digits", "limit=0"], "error: limit must be a whole number of at least 1, got 0"),
-        (["data=digits", "samples=0"], "error: samples must be a whole number of at least 1, got 0"),
+        (["data=digits", "limit=0"], "error: limit must be a whole number from 1 to 1,000,000,000 or null, got 0"),
+        (["data=digits", "samples=0"], "error: samples must be a whole number from 1 to 10,000, got 0"),
         (["data=digits", f"out={__file__}"], "must be a folder to write to: "),
         (["data=digits", "out=/dev/null/x"], "error: out=/dev/null/x must be a folder to write to: Not a directory"),
         (

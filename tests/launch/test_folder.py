@@ -9,7 +9,7 @@ import pytest
 
 from dit.launch import held
 from tests.launch.test_launch import ENVIRONMENT, ROOT, SCRIPT, run, runs, until
-from tests.launch.test_sweep import SLOTS
+from tests.launch.test_sweep import SLOTS, states
 
 CHECK = "+hydra.callbacks.folder._target_=dit.launch.CheckFolder"
 
@@ -83,7 +83,8 @@ def test_the_same_command_beside_itself_is_refused_and_touches_nothing(tmp_path,
 
 def test_a_trial_is_not_run_in_the_folder_of_a_run(tmp_path):
     sweep = [*SCRIPT, "-m", *SLOTS, "a=1", f"hydra.sweep.dir={tmp_path}"]
-    (tmp_path / "0").mkdir()
+    code, text = run(*sweep, "fail=[0]")
+    assert states(tmp_path) == ["failed"], text
     with held(tmp_path / "0"):
         code, text = run(*sweep, "fail=[0]")
     assert code == 1

@@ -214,7 +214,7 @@ def test_gpus_and_processes_of_a_trial(launcher, trainer, expected, monkeypatch)
     config = OmegaConf.create({"trainer": {"accelerator": "auto", "devices": 1, "num_nodes": 1, "strategy": "auto"}})
     config.trainer.merge_with(trainer)
     slots = SlotLauncher(**launcher)
-    slots.task = Task(test_slots_without_gpus, {}, "trainer")
+    slots.task = Task(test_slots_without_gpus, object, "trainer", (ROOT, "train"))
     trial = Trial(0, [], "digest", "0")
     plan = slots._plan(trial, config, Slots(slots.slots), Console(quiet=True))
     assert (trial.error if plan is None else (plan.slots, plan.ranks)) == expected

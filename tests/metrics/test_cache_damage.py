@@ -108,7 +108,7 @@ def test_files_that_are_whole_but_others_are_refused(tmp_path):
         "num_classes=1000000": "its weights are of another network",  # 256 MB, never taken
         "num_classes=100000000": "num_classes must be a whole number from 1 to 1,048,576",
         "num_classes=0": "num_classes must be a whole number from 1",
-        "held_out_accuracy=2": "held_out_accuracy must be a finite number of at least 0 and at most 1",
+        "held_out_accuracy=2": "held_out_accuracy must be a finite number from 0 to 1",
         "shape=[1, 8]": "not enough values",
         'shape="abc"': "shape must be a whole number",
     }.items():

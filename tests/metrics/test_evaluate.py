@@ -425,17 +425,17 @@ def test_mistakes_are_told_in_one_sentence_before_anything_is_made(evaluate, che
     for arguments, sentence in {
         (): "either checkpoint or fake must say whose images are scored, and not both",
         (model, f"fake={good}"): "either checkpoint or fake must say whose images are scored, and not both",
-        (model, "images=1"): "images must be a whole number of at least 2, got 1",
+        (model, "images=1"): "images must be a whole number from 2 to 100,000,000, got 1",
         (model, "images=5"): "5 images are too few: inception_score needs at least 10; metrics=[...] drops it",
         (model, "images=5", "metrics=[kid,recall]"): "5 images are too few: recall needs at least 6",
         (model, "metrics=[fid]"): "metrics must be some of frechet, spatial_frechet, kid, inception_score, precision, "
         "recall, density, coverage, accuracy, got 'fid'",
         (model, "metrics=[]"): "metrics must name some of frechet",
         (model, "guidance_scales=[]"): "scales must name at least one guidance scale, or be null, got []",
-        (model, "guidance_scales=[much]"): "guidance.scale must be a finite number",
+        (model, "guidance_scales=[much]"): "guidance_scales must be a list, each a finite number or null, got ['much']",
         (model, "split=test"): "split must be validation or train, got 'test'",
         (model, "labels=even"): "labels must be balanced or random, got 'even'",
-        (model, "shown=0"): "shown must be a whole number of at least 1, got 0",
+        (model, "shown=0"): "shown must be a whole number from 1 to 10,000, got 0",
         (model, "vae=x"): "vae=x has nothing to decode: this model makes pixels",
         (model, "data=synthetic"): "the real pictures have image_size=32, but the checkpoint was trained on 8",
         (model, f"real={few}", "metrics=[recall]"): "4 pictures in the reference few.npz are too few: recall needs at "

@@ -80,7 +80,7 @@ def test_snapshots_of_a_frozen_trunk_are_whole(tmp_path):
     ("spec", "sentence"),
     [
         ({"name": "nothing"}, "adapter 'nothing' is unknown; known are freeze"),
-        ({"name": "freeze", "train": 3}, "train of adapter freeze must be a list of strings, got 3"),
+        ({"name": "freeze", "train": 3}, "train of adapter freeze must be a list, each a string, got 3"),
         ({"name": "freeze", "wings": 2}, "adapter freeze does not take 'wings'"),
     ],
 )

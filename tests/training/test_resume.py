@@ -143,7 +143,7 @@ def test_a_folder_that_cannot_be_made_stops_with_a_sentence(tmp_path):
 @pytest.mark.parametrize("name", ["metrics.csv", None])
 def test_a_full_disk_is_one_sentence_whoever_meets_it(name, capsys, monkeypatch):
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-    task = Task(fit, {}, None)
+    task = Task(fit, object, None, (ROOT, "train"))
     with pytest.raises(SystemExit, match="1"), task._one_sentence(None, sweeping=False):
         raise OSError(errno.ENOSPC, "No space left on device", name)
     with pytest.raises(SystemExit, match="1"), task._one_sentence(None, sweeping=False):

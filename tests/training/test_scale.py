@@ -81,7 +81,7 @@ def test_precision_is_bfloat16_where_the_machine_has_it(monkeypatch, accelerator
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bfloat16)
     Trainer(accelerator=accelerator, max_steps=3)
-    assert given == {"accelerator": accelerator, "precision": precision, "max_steps": 3}
+    assert (given["accelerator"], given["precision"], given["max_steps"]) == (accelerator, precision, 3)
     Trainer(accelerator=accelerator, precision="64-true")
     assert given["precision"] == "64-true"
 
