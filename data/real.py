@@ -71,9 +71,16 @@ def real_of_split(name: str, split: Split, limit: int | None = None) -> Real:
     return Real(name, split, split.some(limit))
 
 
-def real_of_folder(folder: str | Path, classes: Sequence[str] = (), key: str = "real") -> Real:
+def real_of_folder(
+    folder: str | Path,
+    classes: Sequence[str] = (),
+    key: str = "real",
+    beside: Sequence[str] = (),
+    labels: Sequence[int] | None = None,
+) -> Real:
     """All pictures below a folder as they are, by name. Where each lies in a subfolder that bears the name of one of
-    `classes`, it has that label. key: of the configuration, which said the folder.
+    `classes`, it has that label. key: of the configuration, which said the folder; beside: names of files that are none
+    of the pictures; labels: of all of them, where somebody knows.
 
     ValueError for a folder without pictures or with one that cannot be read, for pictures of several sizes, for a
     constant one, and for such a subfolder without any.
@@ -83,6 +90,7 @@ def real_of_folder(folder: str | Path, classes: Sequence[str] = (), key: str = "
     if not folder.is_dir():
         raise ValueError(f"{said} must be a folder of pictures or an .npz file, and does not exist")
     listing = list_pictures(folder)
+    listing.pictures[:] = [file for file in listing.pictures if file not in [folder / name for name in beside]]
     for sentence in listing.unlisted:
         raise ValueError(sentence)
     others = counted(unread(listing.ignored))
@@ -90,13 +98,17 @@ def real_of_folder(folder: str | Path, classes: Sequence[str] = (), key: str = "
         raise ValueError(f"{said} holds no pictures" + (f" but files of other endings: {others}" if others else ""))
     if others:
         rank_zero_warn(f"{said} has files that are not read: {others}")
+    if labels is not None:
+        if len(labels) != len(listing.pictures):
+            raise ValueError(f"{said} holds {len(listing.pictures)} pictures, but {len(labels)} labels are known")
+        return Real(folder.name, _Loose(listing.pictures, list(labels)), range(len(labels)))
     inside = [file.relative_to(folder).parts[0] if file.parent != folder else None for file in listing.pictures]
     known = {name: label for label, name in enumerate(classes)}
-    labels = [known[name] for name in inside if name in known]
-    labelled = len(labels) == len(inside)
+    found = [known[name] for name in inside if name in known]
+    labelled = len(found) == len(inside)
     if labelled and (empty := [n for n in classes if (folder / n).is_dir() and n not in inside]):
         raise ValueError(f"{said}/{printable(empty[0])} holds no pictures of its class: fill it or remove it")
-    split = _Loose(listing.pictures, labels if labelled else [0] * len(inside))
+    split = _Loose(listing.pictures, found if labelled else [0] * len(inside))
     return Real(folder.name, split, range(len(split)), labelled)
 
 

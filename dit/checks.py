@@ -105,18 +105,19 @@ def check_arguments(what: str, call: Callable[..., Any], arguments: Mapping[str,
 
 def signature(call: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], dict[str, Any], bool]:
     """The named parameters of a function, or of the constructor of a class, their types, and whether it takes others
-    too; a constructor's **keywords are those of the next class above."""
+    too. **keywords of a constructor are those of the next class above, of a function those of the class it returns."""
     parameters: dict[str, inspect.Parameter] = {}
     hints: dict[str, Any] = {}
     more = False
-    classes = inspect.getmro(call)[:-1] if inspect.isclass(call) else [None]
-    for each in classes:
-        function = call if each is None else each.__init__
+    made = call if inspect.isclass(call) else _hints(call, None).get("return")
+    functions: list[tuple[Any, type | None]] = [] if inspect.isclass(call) else [(call, None)]
+    functions += [(each.__init__, each) for each in inspect.getmro(made)[:-1]] if inspect.isclass(made) else []
+    for function, of in functions:
         found = {key: p for key, p in inspect.signature(function).parameters.items() if key != "self"}
         parameters = {
             key: p for key, p in found.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
         } | parameters
-        hints = _hints(function, each) | hints
+        hints = _hints(function, of) | hints
         more = any(p.kind is p.VAR_KEYWORD for p in found.values())
         if not more:
             break
@@ -124,10 +125,11 @@ def signature(call: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], d
 
 
 def _hints(function: Callable[..., Any], of: type | None) -> dict[str, Any]:
-    if of is None or not is_dataclass(of):
-        return get_type_hints(function, include_extras=True)
-    # A dataclass's constructor is of the module of the class, where its parents' annotations mean nothing.
-    hints = get_type_hints(of, include_extras=True)
+    try:
+        # A dataclass's constructor is of the module of the class, where its parents' annotations mean nothing.
+        hints = get_type_hints(of if of is not None and is_dataclass(of) else function, include_extras=True)
+    except NameError:  # of what only a type checker imports
+        return {}
     return {name: hint.type if isinstance(hint, InitVar) else hint for name, hint in hints.items()}
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,8 @@ from torchvision.transforms.v2.functional import to_pil_image
 from torchvision.utils import make_grid
 
 from dit.files import replaced, write_json
+
+SHEET, PROTOCOL, SAMPLES = "grid.png", "samples.json", "samples.npz"  # of a folder of samples
 
 
 def contact_sheet(images: Tensor, columns: int) -> Tensor:
@@ -38,7 +41,7 @@ def _write_png(file: Path, image: Tensor) -> None:
 
 def check_out(out: Path) -> None:
     """ValueError where `out` is a file or already holds samples, which would mix with the new ones."""
-    if out.is_file() or (out / "samples.json").exists():
+    if out.is_file() or (out / PROTOCOL).exists():
         raise ValueError(f"out={out} already holds samples or is a file; give another folder")
 
 
@@ -53,25 +56,32 @@ def write_samples(
     """Write grid.png and samples.json, and the images as PNGs or as samples.npz, into `out`; return what was written.
 
     images: uint8 [N, C, H, W]; labels: N, or None without classes. npz holds `arr_0` (uint8 NHWC) and `arr_1` (labels),
-    as the ADM evaluation suite reads it. PNGs are named by index and label. Raises ValueError where `out` holds samples
-    already or cannot be written.
+    as the ADM evaluation suite reads it. PNGs are named by index and class, as 00000_cat.png; of the protocol the
+    labels and class_names are read. Raises ValueError where `out` holds samples already or cannot be written.
     """
     check_out(out)
     out.mkdir(parents=True, exist_ok=True)
-    written = [out / "grid.png"]
+    written = [out / SHEET]
     write_sheet(written[0], images, columns)
     if form == "npz":
-        written.append(out / "samples.npz")
+        written.append(out / SAMPLES)
         arrays = [images.permute(0, 2, 3, 1).numpy()]
         arrays += [] if labels is None else [np.asarray(labels, dtype=np.int64)]
         with replaced(written[-1]) as unfinished, unfinished.open("wb") as opened:
             np.savez(opened, *arrays)
     else:
-        endings = [""] * len(images) if labels is None else [f"_class{label}" for label in labels]
+        endings = [""] * len(images) if labels is None else [f"_{_word(protocol, label)}" for label in labels]
         for index, (image, ending) in enumerate(zip(images, endings, strict=True)):
             written.append(out / f"{index:05d}{ending}.png")
             _write_png(written[-1], image)
     # Last, so that its presence says that all the rest is there.
-    written.append(out / "samples.json")
+    written.append(out / PROTOCOL)
     write_json(written[-1], protocol)
     return written
+
+
+def _word(protocol: Mapping[str, Any], label: int) -> str:
+    """The name of a class as part of a file's name: letters and digits of any script."""
+    names = protocol["class_names"] or {}
+    name = re.sub(r"[^\w-]+", "_", names[label]).strip("_")[:40] if label in range(len(names)) else ""
+    return name or f"class{label}"

@@ -8,9 +8,10 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import MinLen
 from lightning import LightningModule, Trainer
 
 from dit.checks import check_whole
@@ -45,11 +46,11 @@ class OnlineMetrics(StepCallback):
         sampler: Sampler,
         every_n_steps: int,
         images: int,
-        guidance_scales: Sequence[float | None] = (None,),
+        guidance_scales: Annotated[Sequence[float | None], MinLen(1)] = (None,),
         features: Extractor | None = None,
         real: str | None = None,
         split: str = "validation",
-        names: Sequence[str] = ("frechet", "accuracy"),
+        names: Annotated[Sequence[str], MinLen(1)] = ("frechet", "accuracy"),
         labels: str = "balanced",
         best: str | None = "frechet",
         replicates: int = 999,

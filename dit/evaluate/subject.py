@@ -6,18 +6,20 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Interval
 from torch import Tensor
 
 from data import Pictures, Real, real_of_folder
 from data.split import Split
 from dit.checkpoint import Model
+from dit.checks import fits, printable
 from dit.codec import LatentCodec, Pixels
 from dit.diffusion import Denoiser
 from dit.evaluate.choose import SPLITS, check_same, names_of
-from dit.files import given_path
+from dit.files import given_path, read_json
 from dit.metrics import (
     Measure,
     NpzImages,
@@ -30,6 +32,7 @@ from dit.metrics import (
     labels_of,
     networks_named,
 )
+from dit.output import PROTOCOL, SAMPLES, SHEET
 from dit.solvers import Guidance, Sampler
 
 _log = logging.getLogger(__name__)
@@ -121,8 +124,12 @@ class Images:
     @staticmethod
     def of(options: Mapping[str, Any], data: Pictures | None, share: Share) -> Images:
         """Raises ValueError for what cannot be read. The subfolders of a folder are classes where they bear the names
-        of the classes of `data`."""
+        of the classes of `data`; of samples that sample.py wrote, samples.json tells."""
         fake, names = options["fake"], [] if data is None else data.facts["class_names"]
+        folder = given_path("fake", fake)
+        made = read_json(folder / PROTOCOL) if (folder / PROTOCOL).is_file() else None
+        if made is not None and (folder / SAMPLES).is_file():
+            fake = str(folder / SAMPLES)
         if fake.endswith(".npz"):
             held = NpzImages.open(Path(fake).expanduser())
             name, count, labels = held.file.name, held.count, held.labels
@@ -132,7 +139,8 @@ class Images:
                     f"{len(names)} classes"
                 )
         else:
-            held = real_of_folder(fake, names, key="fake")
+            labels = None if made is None else _labels_of(fake, made, names)
+            held = real_of_folder(fake, names, "fake", () if made is None else (SHEET,), labels)
             name, count, labels = held.name, len(held), held.labels
         check_enough(names_of(options), count, f"pictures in fake={fake}")
         return Images(name, held, labels, share)
@@ -147,6 +155,16 @@ class Images:
             return [], {}, None
         row = measure.of_pictures(self.name, self.held.batches(), self.labels)
         return [row], measure.protocol(None, row.images, None), None
+
+
+def _labels_of(fake: str, made: Mapping[str, Any], names: Sequence[str]) -> list[int] | None:
+    """The labels among the classes `names` of samples with this protocol; None where it has none, or others."""
+    labels, theirs = made.get("labels"), made.get("class_names")
+    if labels is None or not isinstance(theirs, list) or not fits(theirs, list[str]) or not set(theirs) <= set(names):
+        return None
+    if not fits(labels, list[Annotated[int, Interval(ge=0, lt=len(theirs))]]):
+        raise ValueError(f"{PROTOCOL} of fake={printable(fake)} has labels of no class")
+    return [names.index(theirs[label]) for label in labels]
 
 
 def _with_labels(split: Split, labels: Sequence[int] | None, count: int) -> list[int]:

@@ -101,8 +101,8 @@ def _check_part(key: str, node: Mapping[str, Any], hint: Any) -> None:
         raise ValueError(f"{key}._target_={target} is nothing that can be called")
     try:
         parameters, hints, more = signature(call)
-    except (TypeError, ValueError, NameError):
-        return  # of C, or annotated with what only a type checker sees
+    except (TypeError, ValueError):
+        return  # of C
     partial = node.get("_partial_", False)
     check_value(f"{key}._partial_", partial, bool)
     made = call if inspect.isclass(call) else hints.get("return")

@@ -110,6 +110,7 @@ class Task:
                     group.channel.publish(job.packed())
                 return self._run(config, group)
             count = self.count(config)
+            check_parts(config, self.options)
             return self._spread(config, count) if count > 1 else self._hold(config)
 
     def start(self, hydra_main: Callable[[], None]) -> None:
@@ -177,6 +178,7 @@ class Task:
     def _run(self, config: DictConfig, group: Group) -> Any:
         confine(group.nodes)
         self._check(config)
+        check_parts(config, self.options)
         if self.trainer:
             adopt_group(config[self.trainer], group)
         value = self._hold(config) if group.rank == 0 else self.main(config)
@@ -198,7 +200,6 @@ class Task:
         if "imports" in config:
             said = config.imports
             import_modules(OmegaConf.to_container(said) if isinstance(said, ListConfig) else said)
-        check_parts(config, self.options)
 
     @contextmanager
     def _one_sentence(self, group: Group | None, sweeping: bool) -> Iterator[None]:

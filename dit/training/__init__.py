@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dit.training.sharding import FullySharded
     from dit.training.snapshots import SaveSnapshots
     from dit.training.stability import StabilityLog
-    from dit.training.trainer import Trainer
+    from dit.training.trainer import make_trainer
     from dit.training.validation import LevelLoss
     from dit.training.wandb_run import finishing
 
@@ -37,10 +37,10 @@ __all__ = [
     "SaveSnapshots",
     "StabilityLog",
     "Stop",
-    "Trainer",
     "TrainingProgress",
     "find_start",
     "finishing",
+    "make_trainer",
     "say",
     "start_from",
 ]

@@ -6,11 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import MinLen
 from torch import Tensor
 
+from dit.checks import check_value
 from dit.diffusion import Denoiser, GaussianPath
 from dit.solvers import ImageNoise
 
@@ -25,8 +27,11 @@ class LevelLoss:
     of every shipped path.
     """
 
-    levels: Sequence[float] = (-5.0, -3.0, -1.0, 1.0, 3.0, 5.0, 7.0)
+    levels: Annotated[Sequence[float], MinLen(1)] = (-5.0, -3.0, -1.0, 1.0, 3.0, 5.0, 7.0)
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_value("validation.levels", self.levels, Annotated[Sequence[float], MinLen(1)])
 
     def check(self, path: GaussianPath) -> None:
         """ValueError where a level lies outside `path`: its loss would be that of another level."""

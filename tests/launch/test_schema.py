@@ -74,7 +74,7 @@ def check(name, options, *overrides):
         ("trainer.accumulate_grad_batches=[a]", "trainer.accumulate_grad_batches must be a whole number from 1 to 1,0"),
         ("trainer.gradient_clip_val=-1", "trainer.gradient_clip_val must be a finite number of at least 0 or null"),
         ("trainer.val_check_interval=false", "trainer.val_check_interval must be a whole number or a finite number"),
-        ("+trainer.epochs=3", "trainer.epochs is nothing that dit.training.Trainer takes; it takes "),
+        ("+trainer.epochs=3", "trainer.epochs is nothing that dit.training.make_trainer takes; it takes "),
         ("guidance=interval guidance.log_snr=[1]", "guidance.log_snr must be a list of 2: a finite number, a finite n"),
         ("guidance=compose guidance.scales=[x]", "guidance.scales must be a list, each a finite number, got ['x']"),
         ("guidance.scale={a:1}", "guidance.scale must be a finite number or a function, got {'a': 1}"),

@@ -154,11 +154,11 @@ def test_samples_replace_links_and_a_full_disk_leaves_no_half_file(tmp_path, for
     mine, out = tmp_path / "mine", tmp_path / "out"
     mine.write_text("mine")
     out.mkdir()
-    names = ["grid.png", *(["samples.npz"] if form == "npz" else ["00000_class3.png", "00001_class4.png"])]
+    names = ["grid.png", *(["samples.npz"] if form == "npz" else ["00000_3.png", "00001_4.png"])]
     for name in names:
         (out / name).symlink_to(mine)
     images = pictures(2, channels=1)
-    written = write_samples(out, images, [3, 4], 1, {"seed": 0}, form)
+    written = write_samples(out, images, [3, 4], 1, {"seed": 0, "class_names": list("01234")}, form)
     assert [file.name for file in written] == [*names, "samples.json"]
     assert sorted(file.name for file in out.iterdir()) == sorted([*names, "samples.json"])
     assert mine.read_text() == "mine"
@@ -170,7 +170,7 @@ def test_samples_replace_links_and_a_full_disk_leaves_no_half_file(tmp_path, for
     monkeypatch.setattr(output.np, "savez", full)
     monkeypatch.setattr("PIL.Image.Image.save", lambda _, file, **__: full(file))
     with pytest.raises(ValueError, match=r"grid\.png cannot be written: No space left on device"):
-        write_samples(tmp_path / "b", images, [3, 4], 1, {}, form)
+        write_samples(tmp_path / "b", images, [3, 4], 1, {"class_names": None}, form)
     assert not list((tmp_path / "b").iterdir())
 
 

@@ -26,6 +26,7 @@ from dit.files import read_json
 from dit.metrics import SCORES, Estimate, Row, table
 from dit.metrics import classifier as judge
 from dit.model import network_from_spec
+from dit.output import write_samples
 from tests.checkpoint.foreign import saved, weights
 from tests.training.tiny import digits, module, trainer
 
@@ -399,6 +400,25 @@ def test_an_imported_checkpoint_is_scored_where_real_is_given(evaluate, inceptio
     assert "decodes latents of 3 channels, but those of this model have 4" in said
     said = evaluate(*options, f"vae={tmp_path}/vae", refused=True)
     assert "not trained here: it names no pictures to score samples against; real=" in said
+
+
+@pytest.mark.parametrize("form", ["png", "npz"])
+def test_what_sample_py_wrote_is_scored_with_its_labels(evaluate, held_out, tmp_path, form):
+    """The sheet is no sample, and samples.json knows the class of each."""
+    images, labels = held_out
+    protocol = {"labels": labels[:60].tolist(), "class_names": [str(n) for n in range(10)]}
+    write_samples(tmp_path / "made", images[:60], protocol["labels"], 10, protocol, form)
+    _, found = evaluate("data=digits", f"fake={tmp_path}/made", "metrics=[accuracy,frechet]")
+    _, apart = evaluate(
+        "data=digits", f"fake={npz(tmp_path / 'x.npz', images[:60], labels[:60])}", "metrics=[accuracy]"
+    )
+    (row,) = found["rows"]
+    assert row["images"] == 60
+    assert row["scores"]["accuracy"] == apart["rows"][0]["scores"]["accuracy"]
+    assert row["scores"]["accuracy"]["value"] > 0.9
+    (tmp_path / "made" / "samples.json").write_text(json.dumps(protocol | {"labels": [10] * 60}))
+    said = evaluate("data=digits", f"fake={tmp_path}/made", refused=True)
+    assert ("samples.json of fake=" in said and "has labels of no class" in said) or form == "npz"
 
 
 def test_mistakes_are_told_in_one_sentence_before_anything_is_made(evaluate, checkpoint, held_out, tmp_path):

@@ -14,7 +14,7 @@ from dit.checkpoint import read
 from dit.diffusion import LinearFlow
 from dit.model import DiT
 from dit.objectives import MSE, LearnedUncertainty, MinSNR
-from dit.training import SaveCheckpoint, Trainer
+from dit.training import SaveCheckpoint, make_trainer
 from dit.training.module import Randomness
 from dit.training.optimizer import parameter_groups
 from dit.training.schedule import wsd
@@ -77,12 +77,12 @@ def test_the_loss_is_computed_in_float32(loss):
 )
 def test_precision_is_bfloat16_where_the_machine_has_it(monkeypatch, accelerator, cuda, bfloat16, precision):
     given = {}
-    monkeypatch.setattr("lightning.Trainer.__init__", lambda self, **settings: given.update(settings))
+    monkeypatch.setattr("dit.training.trainer.Trainer", lambda **settings: given.update(settings))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bfloat16)
-    Trainer(accelerator=accelerator, max_steps=3)
+    make_trainer(accelerator=accelerator, max_steps=3)
     assert (given["accelerator"], given["precision"], given["max_steps"]) == (accelerator, precision, 3)
-    Trainer(accelerator=accelerator, precision="64-true")
+    make_trainer(accelerator=accelerator, precision="64-true")
     assert given["precision"] == "64-true"
 
 

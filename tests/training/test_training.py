@@ -11,14 +11,13 @@ from lightning import Callback, Trainer
 from PIL import Image
 
 from data.split import Batch, InMemory
-from dit import training
 from dit.checkpoint import Metadata, check_resume, load, read
 from dit.diffusion import LinearFlow, LogitNormal, Uniform
 from dit.model import DiT
 from dit.objectives import MSE, Losses
 from dit.output import contact_sheet
 from dit.solvers import CFG, Sampler
-from dit.training import DiTModule, Ema, LevelLoss, Preview, SaveCheckpoint
+from dit.training import DiTModule, Ema, LevelLoss, Preview, SaveCheckpoint, make_trainer
 from dit.training.module import step_seed
 from dit.training.schedule import constant, cosine, wsd
 from tests.exact import PATHS, Gaussian
@@ -463,7 +462,7 @@ def test_ranks_and_accumulated_batches_share_the_strata_of_a_batch(monkeypatch):
 def test_numbers_that_lightning_would_take_are_refused(settings, sentence):
     """Negative clipping turns every gradient round; half precision on a CPU becomes bfloat16 without a word."""
     with pytest.raises(ValueError, match=sentence):
-        training.Trainer(accelerator="cpu", max_steps=1, **settings)
+        make_trainer(accelerator="cpu", max_steps=1, **settings)
 
 
 def test_a_network_that_would_be_loaded_as_another_is_refused():
