@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -20,6 +22,7 @@ from data.survey import Survey
 from dit.checks import check_whole, printable, shown
 from dit.codec import Pixels
 
+_SHARED, _PREFETCHED = "/dev/shm", 2  # where workers leave batches, and how many each of them makes ahead
 _LARGEST_SEED = 10**13  # the order of epoch e is seeded with 1,000,003 times as much, plus e, in 64 bits
 
 
@@ -184,21 +187,24 @@ class Pictures(LightningDataModule, ABC):
         # Not in `setup`: whoever only looks at some pictures, as evaluate.py does, need not decode all.
         match self.storage:
             case "disk":
-                return self._loader(self.train, order, self.num_workers)
+                return self._loader(self.train, order, self.batch_size // forward_passes)
             case "memory":
-                return self._loader(self.train.in_memory(), order, self.num_workers)
+                return self._loader(self.train.in_memory(), order, self.batch_size // forward_passes)
             case _:
                 self._resident = self.train.in_memory().to(self.trainer.strategy.root_device)
-                return self._loader(Numbers(), order, num_workers=0)
+                return self._loader(Numbers(), order, 0)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         assert self.validation is not None
         size = self.validation_batch_size
         picks = [Pick(i) for i in self.validation.some(self.validation_images)]
         batches = [picks[i : i + size] for i in range(0, len(picks), size)]
-        return self._loader(self.validation, batches, self.num_workers)
+        return self._loader(self.validation, batches, size)
 
-    def _loader(self, split: Any, batches: Any, num_workers: int) -> DataLoader[Any]:
+    def _loader(self, split: Any, batches: Any, size: int) -> DataLoader[Any]:
+        """Of batches of so many pictures; 0: of their numbers alone, which needs no workers."""
+        num_workers = self.num_workers if size else 0
+        _check_shared_memory(num_workers, size * self.picture_bytes)
         return DataLoader(
             split,
             batch_sampler=batches,
@@ -207,6 +213,11 @@ class Pictures(LightningDataModule, ABC):
             persistent_workers=num_workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
+
+    @property
+    def picture_bytes(self) -> int:
+        """What a worker hands over for a picture."""
+        return self.channels * self.image_size**2
 
     def state_dict(self) -> dict[str, Any]:
         """What fixes which pictures a batch number means; saved by Lightning in every checkpoint."""
@@ -246,3 +257,14 @@ class Pictures(LightningDataModule, ABC):
             return batch._replace(images=images)
         images, told = self.augment(images, batch.draws)
         return batch._replace(images=images, conditions={"augment": told})
+
+
+def _check_shared_memory(num_workers: int, batch_bytes: int) -> None:
+    """ValueError where /dev/shm is too small for what workers hand over: there they would be killed without a word. A
+    container has 64 MB of it by default."""
+    needed = num_workers * _PREFETCHED * batch_bytes
+    if num_workers and os.path.isdir(_SHARED) and (free := shutil.disk_usage(_SHARED).free) < needed:
+        raise ValueError(
+            f"data.num_workers={num_workers} hand over batches through {_SHARED}, which has {free / 1e6:,.1f} MB free "
+            f"and needs {needed / 1e6:,.1f} MB: data.num_workers=0 does without, docker run --shm-size=2g gives more"
+        )

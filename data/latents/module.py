@@ -130,6 +130,10 @@ class Latents(Pictures):
     def all_class_names(self) -> list[str]:
         return self.manifest.plan.class_names
 
+    @property
+    def picture_bytes(self) -> int:
+        return 4 * super().picture_bytes  # in float32
+
     def load(self) -> tuple[CachedSplit, CachedSplit]:
         train, validation = (CachedSplit(self.root, self.manifest, split) for split in SPLITS)
         return train, validation

@@ -67,6 +67,8 @@ def mistake(error: Exception) -> str | None:
         return printable(f"{error.strerror}: {error.filename or 'a file of this run'} cannot be written")
     if type(error).__name__ == "MisconfigurationException":  # Lightning's, of parts that do not go together
         return sentence(error)
+    if type(error).__module__.partition(".")[0] == "wandb":
+        return f"logger=wandb: {sentence(error).rstrip('.')}; WANDB_MODE=offline logs without an account or a network"
     if type(error).__name__ == "OutOfMemoryError":  # torch's
         return f"{printable(str(error).partition('. GPU')[0])}; {_SMALLER}"
     return None

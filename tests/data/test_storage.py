@@ -10,6 +10,7 @@ from PIL import Image
 
 from data import Cifar, Digits, Folder, Karras, Synthetic
 from data.order import Pick
+from data.pictures import _check_shared_memory
 from data.split import Picks
 from data.subset import Subset
 from tests.data.test_data import tree  # noqa: F401
@@ -218,3 +219,14 @@ def test_what_cannot_be_is_refused(build, message):
 def test_each_kind_of_data_has_its_default(kind, storage):
     root = {} if kind in (Digits, Synthetic) else {"root": "x"}
     assert kind(**root, **SMALL).storage == storage
+
+
+def test_workers_that_have_no_room_for_their_batches_are_refused(monkeypatch):
+    """A worker that finds /dev/shm full is killed by the system, without a word, and what waits for it may hang."""
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=1_000_000))
+    with pytest.raises(
+        ValueError, match=r"data\.num_workers=2 hand over batches through /dev/shm, which has 1\.0 MB fr"
+    ):
+        _check_shared_memory(2, 260_000)
+    _check_shared_memory(2, 240_000)
+    _check_shared_memory(0, 10**9)

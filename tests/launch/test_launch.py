@@ -313,7 +313,8 @@ def test_a_bug_shows_the_traceback_of_one_rank(tmp_path):
     assert text.count("Traceback") == text.count("TypeError") == 1, text
 
 
-@pytest.mark.parametrize("starter", ["python", pytest.param("torchrun", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("starter", ["python", "torchrun"])
 def test_training_in_two_processes(starter, tmp_path):
     """Both write one run folder, with what one process of the same batch would measure there."""
     command = {"python": [sys.executable], "torchrun": TORCHRUN[:-1]}[starter]
