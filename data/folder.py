@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from data.crop import CROPS, Crop
 from data.files import ENDINGS, counted, in_threads, is_picture, list_pictures, look, read_picture, unread
 from data.hidden import is_hidden
+from data.layout import VALIDATION_NAMES, Layout, held_out, subfolders
 from data.order import Pick
 from data.pictures import Pictures
 from data.split import Split
@@ -20,30 +22,41 @@ from data.survey import Survey
 from dit.checks import printable, shown
 from dit.files import given_path
 
-_VALIDATION_NAMES = ("val", "validation", "test")
 _ENDINGS = f"pictures end in {', '.join(ENDINGS)}"
 
 
 class FolderSplit(Split):
-    """The pictures of one split, decoded on demand and made square by `crop`.
+    """The pictures of one split, decoded on demand and made square by `crop`. folders: of each class, below `root`.
 
     ignored: files beside them; unlisted: sentences on folders that could not be listed.
     """
 
-    def __init__(self, root: Path, class_names: list[str], image_size: int, channels: int, crop: Crop):
+    def __init__(self, root: Path, folders: dict[str, Path], image_size: int, channels: int, crop: Crop):
         self.root, self._image_size, self._mode, self._crop = root, image_size, {1: "L", 3: "RGB"}[channels], crop
         self._files: list[Path] = []
         self.ignored: list[Path] = []
         self.unlisted: list[str] = []
         labels: list[int] = []
-        for label, name in enumerate(class_names):
-            if (root / name).is_dir():
-                listing = list_pictures(root / name)
+        for label, folder in enumerate(folders.values()):
+            if folder.is_dir():
+                listing = list_pictures(folder)
                 self._files += listing.pictures
                 self.ignored += listing.ignored
                 self.unlisted += listing.unlisted
                 labels += [label] * len(listing.pictures)
         self.labels = torch.tensor(labels, dtype=torch.int64)
+
+    def divided(self) -> tuple[FolderSplit, FolderSplit]:
+        """What is trained on, and what is held out."""
+        held = held_out(self._files, self.labels.tolist(), self.root)
+        rest, out = copy(self), copy(self)
+        rest._keep([number for number in range(len(self._files)) if number not in held])
+        out._keep(sorted(held))
+        out.ignored, out.unlisted = [], []
+        return rest, out
+
+    def _keep(self, numbers: list[int]) -> None:
+        self._files, self.labels = [self._files[number] for number in numbers], self.labels[numbers]
 
     def images(self, picks: Sequence[Pick]) -> Tensor:
         squares = [self._square(pick) for pick in picks]
@@ -74,8 +87,7 @@ class FolderSplit(Split):
                 f"data.on_error=skip leaves out {len(bad)} of {len(faults):,} pictures of {printable(str(self.root))}: "
                 f"{'; '.join(bad[:3])}{more}"
             )
-            kept = [number for number, reason in enumerate(faults) if reason is None]
-            self._files, self.labels = [self._files[number] for number in kept], self.labels[kept]
+            self._keep([number for number, reason in enumerate(faults) if reason is None])
 
     def _faults(self) -> Iterator[str | None]:
         """What is wrong with each file, in order."""
@@ -83,15 +95,17 @@ class FolderSplit(Split):
 
 
 class Folder(Pictures):
-    """Pictures in root/train/<class>/ and root/val|validation|test/<class>/, classes sorted by name.
+    """Pictures in root/train/<class>/ and root/val|validation|test/<class>/, classes sorted by name; without train/ in
+    root/<class>/; without class folders they are all of one class (model.num_classes=0: of none).
 
     Pictures lie at any depth below their class. Grey, CMYK and palette pictures become what `channels` says,
     transparent ones are laid on white, and those a camera stored turned are shown upright.
 
-    A missing validation split is an error: a loss on training pictures would not say what it claims to. So are a class
-    without training pictures and a class that only the validation split has; one without validation pictures is a
-    warning. crop: how a picture becomes square, a name of CROPS; validation never draws. on_error: "raise" names the
-    first file that cannot be read, "skip" leaves such files out and says how many and which.
+    Where there is no validation split a tenth of each class is held out, with a warning: a loss on training pictures
+    would not say what it claims to. A class without training pictures is an error, and one that only the validation
+    split has; one without validation pictures is a warning. crop: how a picture becomes square, a name of CROPS;
+    validation never draws. on_error: "raise" names the first file that cannot be read, "skip" leaves such files out and
+    says how many and which.
     """
 
     def __init__(self, root: str, channels: int, crop: str = "center", on_error: str = "raise", **pictures: Any):
@@ -144,13 +158,13 @@ class Folder(Pictures):
         )
 
     def _splits(self) -> tuple[FolderSplit, FolderSplit]:
-        names = self.all_class_names
-        there = [name for name in _VALIDATION_NAMES if (self.root / name).is_dir()]
-        train, validation = (
-            FolderSplit(self.root / split, names, self.image_size, self.channels, CROPS[self.crop])
-            for split in ("train", (there or _VALIDATION_NAMES)[0])
+        at, crop = Layout.of(self.root), CROPS[self.crop]
+        train, *more = (
+            FolderSplit(root, at.folders(root), self.image_size, self.channels, crop)
+            for root in (at.train, at.validation)
+            if root is not None
         )
-        return train, validation
+        return (train, more[0]) if more else train.divided()
 
     def _refuse(self, train: FolderSplit, validation: FolderSplit) -> None:
         for sentence in self._refused(train, validation):
@@ -158,28 +172,32 @@ class Folder(Pictures):
 
     def _refused(self, train: FolderSplit, validation: FolderSplit) -> Iterator[str]:
         yield from train.unlisted + validation.unlisted
-        here, held_out = f"data.root={printable(str(self.root))}", f"{validation.root.name}/"
+        here, inside = f"data.root={printable(str(self.root))}", f"{validation.root.name}/"
         if empty := self._without(train):
-            inside = [f for f in train.ignored if f.relative_to(train.root).parts[0] in empty]
-            others = f" (files of other endings: {counted(unread(inside))}; {_ENDINGS})" if unread(inside) else ""
+            left = unread([f for f in train.ignored if f.relative_to(train.root).parts[0] in empty])
+            others = f" (files of other endings: {counted(left)}; {_ENDINGS})" if left else ""
             yield f"{here} has no pictures in {_named(empty, 'train/')}{others}; remove what is no class, or fill it"
-        if not validation.root.is_dir():
-            yield f"{here} has no validation split; name it {', '.join(_VALIDATION_NAMES)}"
-        elif strange := sorted(set(_subfolders(validation.root)) - set(self.all_class_names)):
-            yield f"{here} has {_named(strange, held_out)}, but no such classes in train/; both must have the same ones"
+        flat, apart = Layout.of(self.root).flat, validation.root != train.root
+        if apart and not flat and (strange := sorted(set(subfolders(validation.root)) - set(self.all_class_names))):
+            yield f"{here} has {_named(strange, inside)}, but no such classes in train/; both must have the same ones"
         elif not len(validation):
-            yield f"{here} has no pictures of these classes in {held_out}"
+            yield f"{here} has no pictures of these classes in {inside}" if apart else f"{here} has too few pictures"
 
     def _warned(self, train: FolderSplit, validation: FolderSplit) -> Iterator[str]:
+        here = f"data.root={printable(str(self.root))}"
+        if validation.root == train.root:
+            yield (
+                f"{here} has no validation split ({', '.join(VALIDATION_NAMES)}): {len(validation):,} of "
+                f"{len(train) + len(validation):,} pictures are held out for it, a tenth of each class"
+            )
         if len(validation) and (empty := self._without(validation)):
             named = _named(empty, f"{validation.root.name}/")
-            here = f"data.root={printable(str(self.root))}"
             yield f"{here} has no pictures in {named}: validation tells nothing of these classes"
         for split in (train, validation):
             root = printable(str(split.root))
             if left_out := unread(split.ignored):
                 yield f"{root} has files that are not read: {counted(left_out)}; {_ENDINGS}"
-            there = split.root.iterdir() if split.root.is_dir() else ()
+            there = () if Layout.of(self.root).flat else split.root.iterdir()
             if loose := sum(is_picture(f.name) and not is_hidden(f.name) and f.is_file() for f in there):
                 yield f"{root} has pictures outside of its class folders, which are not used: {loose}"
 
@@ -191,24 +209,8 @@ class Folder(Pictures):
 
 
 def folder_classes(root: str | Path) -> list[str]:
-    """Sorted class names of root/train. ValueError for a missing folder or fewer than two classes."""
-    train, here = given_path("data.root", root) / "train", f"data.root={printable(str(root))}"
-    if not train.is_dir():
-        raise ValueError(f"{here} must be a folder with train/<class>/ inside; {printable(str(train))} does not exist")
-    names = _subfolders(train)
-    if len(names) < 2:
-        raise ValueError(
-            f"{here} must have at least two class folders in train/, found {len(names)}"
-            + (f" ({printable(names[0])})" if names else "")
-        )
-    return names
-
-
-def _subfolders(folder: Path) -> list[str]:
-    try:
-        return sorted(f.name for f in folder.iterdir() if f.is_dir() and not is_hidden(f.name))
-    except OSError as error:
-        raise ValueError(f"cannot list the folder {printable(str(folder))}: {error.strerror or error}") from error
+    """Sorted class names. ValueError for a folder without pictures or classes."""
+    return Layout.of(root).names
 
 
 def _named(names: Sequence[str], before: str) -> str:

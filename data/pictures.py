@@ -58,7 +58,7 @@ class Pictures(LightningDataModule, ABC):
         num_workers: int = 0,
         validation_images: int | None = 256,
         validation_batch_size: int = 128,
-        classes: Sequence[str] | None = None,
+        classes: Sequence[str | int] | None = None,
         fraction: float = 1.0,
         augment: Karras | None = None,
         storage: str | None = None,

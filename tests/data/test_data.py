@@ -129,8 +129,8 @@ def test_bad_folders_are_refused_by_name(tree, tmp_path_factory):
         folder(tree, channels=4)
 
     one = tmp_path_factory.mktemp("one")
-    (one / "train" / "only").mkdir(parents=True)
-    with pytest.raises(ValueError, match=r"at least two class folders in train/, found 1 \(only\)"):
+    (one / "train").mkdir()
+    with pytest.raises(ValueError, match=r"or pictures; there is nothing of the kind in .*train"):
         folder(one)
 
     for file in (tree / "train" / "bee").iterdir():
@@ -139,10 +139,47 @@ def test_bad_folders_are_refused_by_name(tree, tmp_path_factory):
         folder(tree)
 
 
-def test_a_missing_validation_split_is_refused(tree):
+def names(split):
+    return sorted(str(file.relative_to(split.root)) for file in split.files())
+
+
+@pytest.mark.filterwarnings("ignore:.*has no validation split")
+def test_without_a_validation_split_a_tenth_of_each_class_is_held_out_and_said(tree, tmp_path_factory):
+    """The same files on every machine, and most of them still where pictures are added."""
+    pixels, flat = np.zeros((16, 16, 3), dtype=np.uint8), tmp_path_factory.mktemp("flat")
+    for name in ("a", "b"):
+        (flat / name).mkdir()
+        for number in range(40):
+            Image.fromarray(pixels + number).save(flat / name / f"{number}.png")
+    with pytest.warns(
+        UserWarning, match=r"has no validation split .*: 8 of 80 pictures are held out for it, a tenth of"
+    ):
+        data = folder(flat, num_classes=2)
+    held = names(data.validation)
+    assert data.validation.labels.bincount().tolist() == [4, 4]
+    assert data.train.labels.bincount().tolist() == [36, 36]
+    assert not set(held) & set(names(data.train))
+    assert held == names(folder(flat, num_classes=2).validation)
+    Image.fromarray(pixels + 99).save(flat / "a" / "new.png")
+    assert len(set(held) & set(names(folder(flat, num_classes=2).validation))) >= 7
     (tree / "val").rename(tree / "elsewhere")
-    with pytest.raises(ValueError, match="has no validation split; name it val, validation, test"):
-        folder(tree)
+    assert folder(tree).validation.labels.bincount().tolist() == [1, 1, 1]  # of 4 each
+
+
+@pytest.mark.filterwarnings("ignore:.*has no validation split")
+@pytest.mark.parametrize("inside", ["train/flower", "train", "", "flower"])
+def test_pictures_of_one_kind_are_one_class(tmp_path, inside):
+    (tmp_path / "x" / inside).mkdir(parents=True)
+    for number in range(20):
+        Image.fromarray(np.full((16, 16, 3), number, dtype=np.uint8)).save(tmp_path / "x" / inside / f"{number}.jpg")
+    data = folder(tmp_path / "x", num_classes=1)
+    assert data.class_names == ["flower" if "flower" in inside else "x"]
+    assert (len(data.train), len(data.validation)) == (18, 2)
+    if inside.startswith("train"):
+        (tmp_path / "x" / inside.replace("train", "val")).mkdir(parents=True)
+        Image.new("RGB", (16, 16)).save(tmp_path / "x" / inside.replace("train", "val") / "1.png")
+        data = folder(tmp_path / "x", num_classes=1)
+        assert (len(data.train), len(data.validation)) == (20, 1)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a picture", None])

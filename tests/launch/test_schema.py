@@ -78,7 +78,7 @@ def check(name, options, *overrides):
         ("guidance=interval guidance.log_snr=[1]", "guidance.log_snr must be a list of 2: a finite number, a finite n"),
         ("guidance=compose guidance.scales=[x]", "guidance.scales must be a list, each a finite number, got ['x']"),
         ("guidance.scale={a:1}", "guidance.scale must be a finite number or a function, got {'a': 1}"),
-        ("validation.levels=0", "validation.levels must be a list, each a finite number, got 0"),
+        ("validation.levels=0", "validation.levels must be a list of at least 1, each a finite number, got 0"),
         ("adapter=head_only adapter.train=x", "adapter.train must be a list, each a string, got 'x'"),
     ],
 )  # fmt: skip
