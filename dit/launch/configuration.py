@@ -40,15 +40,11 @@ def _chosen(override: str, configs: Path, name: str) -> str:
         return override
     group, value = parsed.key_or_group, parsed.value()
     places = [folder for folder in (configs / group, configs / "training" / group) if folder.is_dir()]
-    names = value if isinstance(value, list) else [value]
-    if (
-        parsed.is_delete()
-        or parsed.is_sweep_override()
-        or not places
-        or all(isinstance(each, str | QuotedString) for each in names)
-    ):
+    if parsed.is_delete() or parsed.is_sweep_override() or not places or isinstance(value, str | QuotedString):
         return override
     known = sorted(file.stem for folder in places for file in folder.glob("*.yaml"))
+    if isinstance(value, list) and all(each in known for each in value):
+        return override
     if value is None and "none" in known:
         return f"{group}=none"
     if value is None and {group: None} in yaml.safe_load((configs / f"{name}.yaml").read_text())["defaults"]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Interval
 
 from dit.checks import Count, Seed, Share
-from dit.launch.schema import Part
+from dit.launch.schema import Node, Part
 
 _Steps = Annotated[int, Interval(ge=1, le=1_000_000)]
 _Images = Annotated[int, Interval(ge=2, le=100_000_000)]
@@ -51,7 +51,7 @@ class Train:
 
 
 @dataclass
-class Diffusion:
+class Diffusion(Node):
     path: Annotated[Any, Part("dit.diffusion.GaussianPath")]
     kind: Annotated[Any, Part("dit.diffusion.prediction.Kind")]
     sigma_data: float
@@ -91,7 +91,7 @@ class Sample(Sampling):
 
 
 @dataclass
-class Processes:
+class Processes(Node):
     """How many processes share the work, where there is no Lightning trainer."""
 
     accelerator: str

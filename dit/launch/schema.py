@@ -7,11 +7,11 @@ import inspect
 import pkgutil
 import types
 from collections.abc import Mapping, Sequence
-from dataclasses import is_dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationKeyError
 
 from dit.checks import check_value, fits, named, shown, signature
 
@@ -28,6 +28,10 @@ class Part:
     def hint(self) -> Any:
         kinds = tuple(pkgutil.resolve_name(":".join(name.rsplit(".", 1))) for name in self.names)
         return Union[(*kinds, type(None)) if self.null else kinds]  # noqa: UP007 of a tuple
+
+
+class Node:
+    """A dataclass of keys, in the annotation of a key that holds several and no part."""
 
 
 def check_plain(config: DictConfig, options: type) -> None:
@@ -48,14 +52,18 @@ def check_parts(config: DictConfig, options: type) -> None:
 
 def _value(config: DictConfig, key: str) -> Any:
     """Resolved, in plain containers; None for an optional group that was not chosen."""
-    value = config[key] if key in config else None  # noqa: SIM401 configurations are not asked by get
-    if OmegaConf.is_config(value):
-        return OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
+    try:
+        value = config[key] if key in config else None  # noqa: SIM401 configurations are not asked by get
+        if OmegaConf.is_config(value):
+            return OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
+    except InterpolationKeyError as error:
+        raise ValueError(f"{key} cannot be computed: {' '.join(str(error).split())}") from None
     return value
 
 
 def _parts_of(hint: Any) -> bool:
-    inside = get_type_hints(hint, include_extras=True).values() if is_dataclass(hint) else get_args(hint)
+    node = inspect.isclass(hint) and issubclass(hint, Node)
+    inside = get_type_hints(hint, include_extras=True).values() if node else get_args(hint)
     return isinstance(hint, Part) or any(_parts_of(inner) for inner in inside)
 
 
@@ -81,7 +89,7 @@ def _check(key: str, value: Any, hint: Any) -> None:
                 for number, item in enumerate(value):
                     _check(f"{key}.{number}", item, inner[0] if several else inner[number])
                 return
-        if is_dataclass(option) and isinstance(value, Mapping):
+        if inspect.isclass(option) and issubclass(option, Node) and isinstance(value, Mapping):
             for name, inside in get_type_hints(option, include_extras=True).items():
                 if name in value:
                     _check(f"{key}.{name}", value[name], inside)

@@ -54,6 +54,8 @@ def sentence(error: BaseException) -> str:
     if isinstance(error, MissingMandatoryValue):
         return printable(f"{error.full_key} must be given")
     message = str(error).partition("full_key:")[0].strip()
+    if message.startswith("Recursive interpolation"):  # of which OmegaConf does not say the key
+        message = f"{' '.join(each for each in sys.argv[1:] if '${' in each)} interpolates itself"
     if "DataLoader worker process" in message:
         message = message.splitlines()[-1].partition(": ")[2]
     return printable(" ".join(message.split()).removeprefix("ValueError raised while resolving interpolation: "))

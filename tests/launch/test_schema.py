@@ -125,8 +125,16 @@ def test_what_fits_is_taken(override):
 def test_a_null_is_the_file_none_or_leaves_a_group_out():
     given = ["logger=null", "metrics=null", "seed=null", "model.norm=null", "data=digits,synthetic", "~guidance", "a=["]
     assert choices(given, CONFIGS, "train") == ["logger=none", "~metrics", *given[2:]]
-    with pytest.raises(ValueError, match=r"grid must be one of karras, .*, uniform_log_snr, got null"):
-        choices(["grid=null"], CONFIGS, "train")
+    for wrong, said in {
+        "null": "null",
+        "[a,b]": r"\['a', 'b'\]",
+        "[[1]]": r"\[\[1\]\]",
+        "-0.5": "-0.5",
+        "{}": "{}",
+    }.items():
+        with pytest.raises(ValueError, match=rf"grid must be one of karras, .*, uniform_log_snr, got {said}"):
+            choices([f"grid={wrong}"], CONFIGS, "train")
+    assert choices(["experiment=[digits,cifar10]"], CONFIGS, "train") == ["experiment=[digits,cifar10]"]
 
 
 class Tool:

@@ -92,7 +92,7 @@ class Commands:
         if code != 1:
             return f"exit code {code}"
         sentences = [line for line in said.splitlines() if line.startswith("error: ")]
-        if not sentences and re.search(r"See https://hydra\.cc|Could not (find|override)|override", said):
+        if not sentences and re.search(r"See https://hydra\.cc|Could not (find|override)|override|interpolation", said):
             return "refused by Hydra"
         if len(sentences) != 1:
             return f"{len(sentences)} sentences"
