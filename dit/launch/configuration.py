@@ -30,16 +30,23 @@ def choices(overrides: Sequence[str], configs: Path, name: str) -> list[str]:
     ValueError for a choice that is no name, and a null of what cannot be left out. What cannot be parsed stays: Hydra
     says so.
     """
-    return [_chosen(each, configs, name) for each in overrides]
+    written = yaml.safe_load((configs / f"{name}.yaml").read_text())
+    searched = [configs, *(configs.parent / place.removeprefix("pkg://").replace(".", "/")
+                           for place in written.get("hydra", {}).get("searchpath", ()))]  # fmt: skip
+    left_out = [
+        group for each in written.get("defaults", ()) if isinstance(each, dict) for group in each if each[group] is None
+    ]
+    return [_chosen(each, searched, left_out) for each in overrides]
 
 
-def _chosen(override: str, configs: Path, name: str) -> str:
+def _chosen(override: str, searched: Sequence[Path], left_out: Sequence[str]) -> str:
+    """searched: where groups lie; left_out: those that are, by default."""
     try:
         (parsed,) = OverridesParser.create().parse_overrides([override])
     except HydraException:
         return override
     group, value = parsed.key_or_group, parsed.value()
-    places = [folder for folder in (configs / group, configs / "training" / group) if folder.is_dir()]
+    places = [folder / group for folder in searched if (folder / group).is_dir()]
     if parsed.is_delete() or parsed.is_sweep_override() or not places or isinstance(value, str | QuotedString):
         return override
     known = sorted(file.stem for folder in places for file in folder.glob("*.yaml"))
@@ -47,7 +54,7 @@ def _chosen(override: str, configs: Path, name: str) -> str:
         return override
     if value is None and "none" in known:
         return f"{group}=none"
-    if value is None and {group: None} in yaml.safe_load((configs / f"{name}.yaml").read_text())["defaults"]:
+    if value is None and group in left_out:
         return f"~{group}"
     said = "null" if value is None else shown(value)
     raise ValueError(f"{group} must be one of {', '.join(known)}, got {said}")

@@ -31,7 +31,7 @@ class LevelLoss:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_value("validation.levels", self.levels, Annotated[Sequence[float], MinLen(1)])
+        check_value("validation.levels", list(self.levels), Annotated[Sequence[float], MinLen(1)])
 
     def check(self, path: GaussianPath) -> None:
         """ValueError where a level lies outside `path`: its loss would be that of another level."""

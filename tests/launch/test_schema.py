@@ -134,6 +134,7 @@ def test_a_null_is_the_file_none_or_leaves_a_group_out():
     }.items():
         with pytest.raises(ValueError, match=rf"grid must be one of karras, .*, uniform_log_snr, got {said}"):
             choices([f"grid={wrong}"], CONFIGS, "train")
+    assert choices(["metrics=[kid,recall]"], CONFIGS, "evaluate") == ["metrics=[kid,recall]"]  # no group there
     assert choices(["experiment=[digits,cifar10]"], CONFIGS, "train") == ["experiment=[digits,cifar10]"]
 
 
