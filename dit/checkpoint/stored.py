@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
 from dit.checkpoint.metadata import Metadata
-from dit.checks import check_whole, shown
+from dit.checks import check_whole, printable, shown
 from dit.files import parse_json
 from dit.tensors import TensorFile, open_tensors
 
 _KEY, _FORMAT = "ditlab", "format"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,12 @@ def stored_in(opened: TensorFile, file: Path, key: str) -> StoredMetadata | None
     header = opened.metadata
     if _KEY not in header:
         return None
+    if not opened.checked:
+        _log.warning(
+            "%s has no digests, as older versions wrote it: damage in it goes unnoticed; "
+            "python -m dit.checkpoint export writes a file that has them",
+            printable(str(file)),
+        )
     try:
         if unknown := header.keys() - {_KEY, _FORMAT}:
             raise ValueError(f"its header has {shown(min(unknown))}")

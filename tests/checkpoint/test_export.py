@@ -8,7 +8,7 @@ import diffusers
 import pytest
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from dit.checkpoint import (
     Metadata,
@@ -111,6 +111,20 @@ def test_what_ditlab_0_1_wrote_loads_as_if_it_were_of_today(tmp_path, without):
     assert replace(loaded.metadata, torch=torch.__version__, sigma_data=0.5) == now.metadata
     assert (loaded.denoiser.null_label, loaded.denoiser.learned_variance) == (None, True)
     assert torch.equal(loaded.network(X, T), now.network(X, T))
+
+
+def test_a_file_without_digests_is_read_with_a_word(tmp_path, caplog):
+    """Older versions wrote none: damage in it changes weights, and nothing in the file tells."""
+    file = tmp_path / "x.safetensors"
+    loaded = load(checkpoint(tmp_path / "last.ckpt"))
+    export_safetensors(loaded, file)
+    load(file)
+    assert not caplog.records
+    with safe_open(file, "pt") as opened:
+        header = {key: value for key, value in opened.metadata().items() if not key.startswith("digest")}
+    save_file(load_file(file), file, header)
+    assert torch.equal(load(file).network(X, T), loaded.network(X, T))
+    assert [record.getMessage()[:50] for record in caplog.records] == [f"{file} has no digests"[:50]]
 
 
 def test_metadata_of_a_newer_version_are_refused_with_its_name(tmp_path):
