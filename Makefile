@@ -29,7 +29,7 @@ demo: $(STAMP)  ## train a DiT on real digits, sample it with guidance, score it
 	@$(BIN)/python evaluate.py checkpoint=$(DEMO)/checkpoints/last.ckpt guidance_scales='[1,1.5]' hydra.run.dir=$(DEMO)/scores
 	@echo "picture: $(DEMO)/samples.png"
 
-test: $(STAMP) lint  ## lint, types, import contract and the fast tests (over 20 minutes on 2 cores)
+test: $(STAMP) lint  ## lint, types, import contract and the fast tests (about 12 minutes on 2 cores)
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-all: $(STAMP) lint  ## the slow tests and the fault campaign as well

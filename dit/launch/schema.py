@@ -73,7 +73,7 @@ def _check(key: str, value: Any, hint: Any) -> None:
         _check_part(key, value, hint)
         return
     options = _options(hint)
-    if value == {} and type(None) in options:
+    if value == {} and type(None) in options and not all(map(_is_plain, options)):
         return  # configs/features/classifier.yaml is empty
     if any(fits(value, option) for option in options if _is_plain(option)):
         return

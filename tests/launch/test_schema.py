@@ -97,6 +97,7 @@ def test_a_value_of_another_type_is_told_by_its_full_key(override, sentence):
         ("sample", Sample, "format=gif", "format must be png or npz, got 'gif'"),
         ("evaluate", Evaluate, "replicates=1e20", "replicates must be a whole number from 2 to 1,000,000, got 1e+20"),
         ("evaluate", Evaluate, "guidance_scales=2", "guidance_scales must be a list, each a finite number or null"),
+        ("evaluate", Evaluate, "vae={}", "vae must be a string or null, got {}"),
         ("evaluate", Evaluate, "features=x", "Could not find 'features/x'"),
         ("inspect", Inspect, "limit=0", "limit must be a whole number from 1 to 1,000,000,000 or null, got 0"),
     ],
