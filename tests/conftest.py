@@ -28,7 +28,7 @@ def surroundings():
 def pytest_collection_modifyitems(items):
     for item in items:
         if "gpu" in item.keywords and not torch.cuda.is_available():
-            item.add_marker(pytest.mark.skip(reason="needs CUDA"))
+            item.add_marker(pytest.mark.skip(reason="needs CUDA: `make gpu` runs it where there is some"))
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dit.diffusion import Denoiser, Prediction
+from dit.diffusion import Denoiser, GaussianPath, Prediction
 from dit.objectives.loss import Loss
 
 
@@ -48,11 +48,8 @@ class Objective(ABC):
         are the null label, conditions [B, ...] by name, and [B] bool where one is dropped."""
 
 
-@dataclass(frozen=True)
-class Denoising(Objective):
-    """A prediction at x_t compared with x0 and eps, which is all that a `Loss` sees."""
-
-    loss: Loss
+class Comparison(Objective):
+    """A single prediction at x_t, compared with what is behind it: subclasses say how."""
 
     def __call__(
         self,
@@ -64,23 +61,23 @@ class Denoising(Objective):
         conditions: Mapping[str, Tensor],
         absent: Mapping[str, Tensor],
     ) -> Losses:
-        return Losses(self.loss(predict(denoiser, x0, eps, t, labels, conditions, absent), x0, eps))  # [B]
+        x = denoiser.path.interpolate(x0, eps, t)  # [B, *D]
+        told: dict[str, Any] = {**conditions, "absent": absent}
+        return self.compare(denoiser(x, t, labels, **told), denoiser.path, x0, eps)
+
+    @abstractmethod
+    def compare(self, prediction: Prediction, path: GaussianPath, x0: Tensor, eps: Tensor) -> Losses:
+        """Of a prediction at x_t on this path, and the true x0 [B, *D] and eps [B, *D]."""
 
 
-def predict(
-    denoiser: Denoiser,
-    x0: Tensor,
-    eps: Tensor,
-    t: Tensor,
-    labels: Tensor,
-    conditions: Mapping[str, Tensor],
-    absent: Mapping[str, Tensor],
-    features: tuple[str, ...] = (),
-) -> Prediction:
-    """What the network says about x_t, of all that an objective is given; with these features of it."""
-    x = denoiser.path.interpolate(x0, eps, t)  # [B, *D]
-    told: dict[str, Any] = {**conditions, "absent": absent, "features": features}
-    return denoiser(x, t, labels, **told)
+@dataclass(frozen=True)
+class Denoising(Comparison):
+    """All that a `Loss` sees is minimised."""
+
+    loss: Loss
+
+    def compare(self, prediction: Prediction, path: GaussianPath, x0: Tensor, eps: Tensor) -> Losses:
+        return Losses(self.loss(prediction, x0, eps))  # [B]
 
 
 def as_objective(loss: Loss | Objective) -> Objective:

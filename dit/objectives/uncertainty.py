@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,17 +41,8 @@ class LearnedUncertainty(nn.Module, Objective):
         angle = -log_snr.float()[:, None] / 8 * self.frequencies + self.phases  # [B, channels]
         return (math.sqrt(2) * angle.cos() * self.weights).sum(1)  # [B]
 
-    def forward(
-        self,
-        denoiser: Denoiser,
-        x0: Tensor,
-        eps: Tensor,
-        t: Tensor,
-        labels: Tensor,
-        conditions: Mapping[str, Tensor],
-        absent: Mapping[str, Tensor],
-    ) -> Losses:
-        inner = self.inner(denoiser, x0, eps, t, labels, conditions, absent)
+    def forward(self, denoiser: Denoiser, x0: Tensor, eps: Tensor, t: Tensor, *told: Any) -> Losses:
+        inner = self.inner(denoiser, x0, eps, t, *told)
         c = denoiser.path.coefficients(t)
         log_loss = self.log_loss((2 * (c.alpha / c.sigma).log()).expand(len(x0)).to(x0.device))  # [B]
         weighed = inner.per_sample * torch.exp(-log_loss) + log_loss  # [B]

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from dit.diffusion import Denoiser
-from dit.diffusion.path import per_image
+from dit.diffusion.path import GaussianPath, per_image
 from dit.diffusion.posterior import ReverseStep
 from dit.diffusion.prediction import Prediction, check_positive
 from dit.diffusion.table import DiscreteVP
 from dit.objectives.loss import Loss, check_inner
-from dit.objectives.objective import Losses, Objective, predict
+from dit.objectives.objective import Comparison, Losses
 
 
 @dataclass(frozen=True)
-class HybridVLB(Objective):
+class HybridVLB(Comparison):
     """`inner` + weight x steps x one term of the variational bound, in bits a value (Nichol and Dhariwal 2021, eq. 16).
 
     The term is KL(q(x_s | x_t, x0) || p(x_s | x_t)) one entry of the table below t, and at the first entry the
@@ -42,20 +41,10 @@ class HybridVLB(Objective):
         if not isinstance(denoiser.path, DiscreteVP):
             raise ValueError(f"loss=hybrid_vlb needs a path with steps, DiscreteVP; got {type(denoiser.path).__name__}")
 
-    def __call__(
-        self,
-        denoiser: Denoiser,
-        x0: Tensor,
-        eps: Tensor,
-        t: Tensor,
-        labels: Tensor,
-        conditions: Mapping[str, Tensor],
-        absent: Mapping[str, Tensor],
-    ) -> Losses:
-        assert isinstance(denoiser.path, DiscreteVP)
-        prediction = predict(denoiser, x0, eps, t, labels, conditions, absent)
+    def compare(self, prediction: Prediction, path: GaussianPath, x0: Tensor, eps: Tensor) -> Losses:
+        assert isinstance(path, DiscreteVP)
         error = self.inner(prediction, x0, eps)  # [B]
-        bound = denoiser.path.num_steps * self.bound(prediction, denoiser.path, x0)  # [B]
+        bound = path.num_steps * self.bound(prediction, path, x0)  # [B]
         return Losses(error + self.weight * bound, {"error": error, "bound": bound})
 
     def bound(self, prediction: Prediction, path: DiscreteVP, x0: Tensor) -> Tensor:

@@ -9,11 +9,11 @@ import signal
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 from tests.faults.phases import Board, Strike
+from tests.forked import become
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 60.0  # seconds; nothing may stand still for longer
@@ -65,31 +65,16 @@ class Run:
             self._prepare()
             if not forked:
                 os.execv(sys.executable, [sys.executable, *arguments])
-            self._be(arguments, strike, bound)
+            become(lambda: self._train(arguments, strike, bound))
 
-    def _be(self, arguments: list[str], strike: Strike | None, bound: bool) -> None:
-        """The child, until its end."""
-        code = 1
-        try:
-            sys.argv = arguments
-            if bound:
-                _be_bound()
-            self.board.follow()
-            if strike is not None:
-                strike.arm()
-            runpy.run_path("train.py", run_name="__main__")
-            code = 0
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-        except KeyboardInterrupt:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-            os.kill(os.getpid(), signal.SIGINT)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
+    def _train(self, arguments: list[str], strike: Strike | None, bound: bool) -> None:
+        sys.argv = arguments
+        if bound:
+            _be_bound()
+        self.board.follow()
+        if strike is not None:
+            strike.arm()
+        runpy.run_path("train.py", run_name="__main__")
 
     def _prepare(self) -> None:
         _libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no run outlives the campaign

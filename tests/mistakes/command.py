@@ -11,7 +11,6 @@ import signal
 import sys
 import tempfile
 import time
-import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from omegaconf import OmegaConf
 
 from dit.resolvers import register_resolvers
 from tests.data.caches import save_vae
+from tests.forked import become
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 30.0  # seconds for a refusal
@@ -109,7 +109,7 @@ class Commands:
         command = [*self.options[name], *more, f"{where}={out}"]
         output, start = tempfile.TemporaryFile(), time.monotonic()  # noqa: SIM115 closed with the process
         if (pid := os.fork()) == 0:
-            self._be(command, output.fileno())
+            become(lambda: self._run(command, output.fileno()))
         while not (ended := os.waitpid(pid, os.WNOHANG))[0]:
             if time.monotonic() - start > limit:
                 os.killpg(pid, signal.SIGKILL)
@@ -119,29 +119,16 @@ class Commands:
         said = os.pread(output.fileno(), 10**6, 0).decode(errors="replace")
         return os.waitstatus_to_exitcode(ended[1]), said, time.monotonic() - start
 
-    def _be(self, command: list[str], output: int) -> None:
-        """The copy, until its end."""
-        code = 1
-        try:
-            os.setpgid(0, 0)
-            os.dup2(output, 1)
-            os.dup2(output, 2)
-            os.chdir(self.folder)  # a value may be a path
-            if command[0] == "-m":
-                sys.argv = command[1:]
-                runpy.run_module(command[1], run_name="__main__", alter_sys=True)
-            else:
-                sys.argv = command
-                runpy.run_path(str(ROOT / command[0]), run_name="__main__")
-            code = 0
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
+    def _run(self, command: list[str], output: int) -> None:
+        os.setpgid(0, 0)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        os.chdir(self.folder)  # a value may be a path
+        sys.argv = command[1:] if command[0] == "-m" else command
+        if command[0] == "-m":
+            runpy.run_module(command[1], run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(str(ROOT / command[0]), run_name="__main__")
 
     def _keys(self, name: str) -> list[str]:
         """Every key of the configuration, parts and groups among them, but for where the command writes."""
